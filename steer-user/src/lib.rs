@@ -1,0 +1,3 @@
+//! The library behind `steer`: from Microsoft's endpoint list and the operator's configuration to
+//! packets that leave by the office's own Internet connection.
+#![deny(missing_docs)]

@@ -1,0 +1,3 @@
+//! The binary `steer`.
+
+fn main() {}
