@@ -1,3 +1,155 @@
-//! Every developer command of steer.
+//! Every developer command of steer, so that a fresh clone needs cargo and nothing else.
+//!
+//! The commands set up what they need themselves. Everything is built with the development
+//! profile: the kernel programs are optimised in any case (their build script asks for it), the
+//! rest is not worth the minutes that an optimised build takes, and one profile for all commands
+//! means that only the first of them has to build.
 
-fn main() {}
+mod ci;
+mod process;
+mod residue;
+mod setup;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::process::{Root, cargo, say};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "Developer commands of steer")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need and this machine lacks
+    Setup,
+    /// Show steer at work in a branch office of network namespaces
+    ///
+    /// With arguments after `--`, run the real `steer` with them instead, as root.
+    Run {
+        /// How steer takes packets to the breakout [default: mark]
+        #[arg(long, value_parser = ["mark", "redirect"])]
+        mode: Option<String>,
+        /// End with one JSON object on standard output
+        #[arg(long)]
+        json: bool,
+        /// Leave the office up, and say how to look around
+        #[arg(long)]
+        keep: bool,
+        /// Arguments for `steer` itself
+        #[arg(last = true, value_name = "ARGS", conflicts_with_all = ["mode", "json", "keep"])]
+        steer: Vec<OsString>,
+    },
+    /// Run every test; further arguments go to `cargo test`
+    Test {
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGS"
+        )]
+        args: Vec<OsString>,
+    },
+    /// Measure steer against what a router does without it
+    Bench {
+        /// Options of the benchmark: --rounds N, --quick, --json, …
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTION"
+        )]
+        args: Vec<OsString>,
+    },
+    /// Regenerate the built-in snapshot of Microsoft's endpoints from their JSON
+    Snapshot {
+        /// The answer of the endpoint web service
+        file: PathBuf,
+    },
+    /// Check everything that must hold before a change is merged
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup => {
+            setup::install_missing()?;
+            say("set up: `cargo build`, `cargo xtask run` and `cargo xtask test` will work");
+            Ok(())
+        }
+        Command::Run {
+            mode,
+            json,
+            keep,
+            steer,
+        } => {
+            let root = setup::install_missing()?;
+            if !steer.is_empty() {
+                return run_binary(&root, "steer", steer);
+            }
+            let mut args: Vec<OsString> = Vec::new();
+            if let Some(mode) = mode {
+                args.extend(["--mode".into(), mode.into()]);
+            }
+            if json {
+                args.push("--json".into());
+            }
+            if keep {
+                args.push("--keep".into());
+            }
+            run_binary(&root, "steer-lab", args)
+        }
+        Command::Test { args } => {
+            let root = setup::install_missing()?;
+            test(&root, &args)
+        }
+        Command::Bench { args } => {
+            let root = setup::install_missing()?;
+            run_binary(&root, "steer-bench", args)
+        }
+        Command::Snapshot { file } => {
+            setup::install_for_building()?;
+            build()?;
+            cargo(["run", "--quiet", "--bin", "steer"])
+                .args(["--", "endpoints", "snapshot"])
+                .arg(std::path::absolute(file)?)
+                .become_it()
+        }
+        Command::Ci => ci::run(),
+    }
+}
+
+/// Runs every test of the workspace, with root's rights for those that need the kernel.
+fn test(root: &Root, args: &[OsString]) -> Result<()> {
+    root.cargo_runner(cargo(["test", "--workspace", "--exclude", "steer-ebpf"]))
+        .args(args)
+        .run()
+}
+
+/// Builds every binary of the workspace at once: the demonstration starts `steer` from beside
+/// itself, and packages that are built one by one get other features and are built again.
+fn build() -> Result<()> {
+    cargo(["build", "--bins"]).run()
+}
+
+/// Builds the binary and becomes it, so that signals and the exit code are its own.
+fn run_binary(root: &Root, binary: &str, args: Vec<OsString>) -> Result<()> {
+    build()?;
+    root.cargo_runner(cargo(["run", "--quiet", "--bin", binary]))
+        .arg("--")
+        .args(args)
+        .become_it()
+}

@@ -1,0 +1,187 @@
+//! Installs what building and testing need and this machine lacks, and says what and why.
+//!
+//! Nothing is downloaded, and nothing is asked, when all of it is there.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{Root, cargo, find, program, say, workspace};
+
+/// The linker of the kernel programs; the version that goes with the toolchain's LLVM.
+const BPF_LINKER: &str = "0.10.3";
+
+/// A command of the lab, and the package that brings it (the same name on Debian, Ubuntu, Fedora
+/// and Arch unless noted).
+struct Tool {
+    command: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const TOOLS: &[Tool] = &[
+    Tool {
+        command: "nft",
+        package: "nftables",
+        why: "the router of the lab grants and translates with nftables",
+    },
+    Tool {
+        command: "ip",
+        package: "iproute2",
+        why: "the lab builds its namespaces, links and routes with it",
+    },
+    Tool {
+        command: "ethtool",
+        package: "ethtool",
+        why: "the lab sets the offloads of its links",
+    },
+    Tool {
+        command: "tcpdump",
+        package: "tcpdump",
+        why: "tests judge what is on the wire",
+    },
+];
+
+/// Everything: to build, and to run the lab as root.
+pub fn install_missing() -> Result<Root> {
+    let root = Root::find()?;
+    install_for_building()?;
+    install_tools(&root)?;
+    mount_bpffs(&root)?;
+    Ok(root)
+}
+
+/// What `cargo build` needs.
+pub fn install_for_building() -> Result<()> {
+    install_rust_src()?;
+    install_bpf_linker()
+}
+
+/// A component of the toolchain whose command `probe` shows it is there.
+pub fn install_component(component: &str, probe: &[&str], why: &str) -> Result<()> {
+    if cargo([]).args(probe).succeeds() {
+        return Ok(());
+    }
+    add_component(component, why)
+}
+
+/// The sources of `core`: the kernel programs are built for a target that has no ready-made one.
+fn install_rust_src() -> Result<()> {
+    let sysroot = program("rustc").args(["--print", "sysroot"]).output()?;
+    let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
+    if source.is_dir() {
+        return Ok(());
+    }
+    add_component(
+        "rust-src",
+        "the kernel programs are built with their own `core`",
+    )
+}
+
+fn add_component(component: &str, why: &str) -> Result<()> {
+    say(&format!("installing the toolchain's {component}: {why}"));
+    if find("rustup").is_none() {
+        bail!(
+            "rustup is not installed, so {component} of this toolchain has to come from where the \
+             toolchain came from (Debian: the package {component})"
+        );
+    }
+    program("rustup")
+        .args(["component", "add", component])
+        .run()
+}
+
+fn install_bpf_linker() -> Result<()> {
+    let tools = workspace().join("target/tools");
+    let linker = tools.join("bin/bpf-linker");
+    let version = linker
+        .is_file()
+        .then(|| program(&linker).arg("--version").output());
+    if let Some(Ok(version)) = version
+        && version.trim().ends_with(BPF_LINKER)
+    {
+        return Ok(());
+    }
+    say(&format!(
+        "installing bpf-linker {BPF_LINKER} into target/tools: it links the kernel programs (this \
+         takes a minute or two, once)"
+    ));
+    cargo([
+        "install",
+        "bpf-linker",
+        "--version",
+        BPF_LINKER,
+        "--locked",
+        "--force",
+    ])
+    .arg("--root")
+    .arg(&tools)
+    .run()
+    .context("bpf-linker could not be installed; building it needs a C compiler and crates.io")
+}
+
+fn install_tools(root: &Root) -> Result<()> {
+    let missing: Vec<&Tool> = TOOLS
+        .iter()
+        .filter(|tool| find(tool.command).is_none())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for Tool {
+        command,
+        package,
+        why,
+    } in &missing
+    {
+        say(&format!("missing: {command} (package {package}): {why}"));
+    }
+    let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    if find("apt-get").is_none() {
+        bail!(
+            "this is not a distribution with apt-get: install {} with its package manager, then \
+             try again",
+            packages.join(", ")
+        );
+    }
+    say(&format!("installing {} with apt-get", packages.join(", ")));
+    let install = || {
+        root.program("env")
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install"])
+            .args(["--yes", "--no-install-recommends"])
+            .args(&packages)
+    };
+    // A fresh machine has no package lists, an old one has stale ones.
+    if packages.iter().all(|package| has_candidate(package)) && install().run().is_ok() {
+        return Ok(());
+    }
+    root.program("apt-get").arg("update").run()?;
+    install().run()
+}
+
+/// Whether the package lists know the package.
+fn has_candidate(package: &str) -> bool {
+    program("apt-cache")
+        .args(["show", "--no-all-versions", package])
+        .succeeds()
+}
+
+/// steer pins its maps and programs there; systemd mounts it, a container or a small VM may not.
+fn mount_bpffs(root: &Root) -> Result<()> {
+    const BPFFS: &str = "/sys/fs/bpf";
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
+    let mounted = mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        fields.next() == Some(BPFFS) && fields.next() == Some("bpf")
+    });
+    if mounted {
+        return Ok(());
+    }
+    say(&format!(
+        "mounting the BPF file system on {BPFFS}: steer pins its programs there"
+    ));
+    root.program("mount")
+        .args(["-t", "bpf", "bpf", BPFFS])
+        .run()
+        .context("the BPF file system cannot be mounted; a container needs a privileged one for it")
+}
