@@ -1,0 +1,173 @@
+//! The values of the maps other than a generation, and the hash that names their layout.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{chunk, flow, mark, reason, rule};
+
+/// The most classes, the unused class 0 included.
+pub const CLASSES: u32 = 512;
+/// The counters of one CPU: one for each class and path.
+pub const COUNTERS: u32 = CLASSES * mark::PATHS as u32;
+/// The next hops: more than paths and families, so that one is never changed while in use.
+pub const NEXT_HOPS: u32 = 128;
+
+/// The index of the counter of a class on a path.
+#[inline(always)]
+pub const fn counter(class: u16, path: u8) -> u32 {
+    (class as u32 & (CLASSES - 1)) * mark::PATHS as u32 + (path & 0x0f) as u32
+}
+
+/// Packets and bytes (of the IP packets).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+/// Bit of [`PathTable::state`]: packets are steered. Without it everything passes.
+pub const STEERING: u32 = 1 << 16;
+/// Bit of [`PathTable::state`]: flows are recorded as they are (redirect mode's watch period).
+pub const WATCHING: u32 = 1 << 17;
+
+/// The state of the paths: its own lifetime, apart from plan and learned addresses.
+///
+/// Every field is read by itself and changes by itself; none needs another to be of the same
+/// moment, since a packet reads `state` once and a bucket once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct PathTable {
+    /// Bit n (1 to 15): path n is up. Bits 16 and 17: [`STEERING`], [`WATCHING`].
+    pub state: u32,
+    /// Which path a client takes, by a hash of its address; 0: none is up.
+    pub buckets: [u8; 64],
+    /// The next hop of each path in each family (0: IPv4, 1: IPv6), an index of the next-hop map;
+    /// 0: not resolved.
+    pub next_hops: [[u8; 2]; mark::PATHS],
+}
+
+impl PathTable {
+    /// The path of a client by the hash of its address, if it is up; else the up path with the
+    /// lowest id, else none.
+    #[inline(always)]
+    pub fn choose(&self, client: u64) -> Option<u8> {
+        let up = self.state & 0xfffe;
+        let path = self.buckets[(client & 63) as usize] & 0x0f;
+        if up & (1 << path) != 0 {
+            return Some(path);
+        }
+        let mut path = 1_u8;
+        while path < mark::PATHS as u8 {
+            if up & (1 << path) != 0 {
+                return Some(path);
+            }
+            path += 1;
+        }
+        None
+    }
+}
+
+/// How to reach a path's gateway without the stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NextHop {
+    /// Destination and source address of the Ethernet header.
+    pub macs: [u8; 12],
+    /// The key in the map of devices.
+    pub device: u32,
+    /// The largest IP packet, in bytes.
+    pub mtu: u32,
+}
+
+const _: () = assert!(size_of::<Count>() == 16 && align_of::<Count>() == 8);
+const _: () = assert!(size_of::<PathTable>() == 100 && align_of::<PathTable>() == 4);
+const _: () = assert!(size_of::<NextHop>() == 20 && align_of::<NextHop>() == 4);
+
+/// Counts up when a layout keeps its sizes but changes its meaning.
+const REVISION: u64 = 1;
+
+/// Names the layout of every map. It is part of the pin path, so that two versions of steer never
+/// read each other's maps with the wrong layout.
+pub const HASH: u64 = {
+    let parts = [
+        REVISION,
+        chunk::CHUNKS as u64,
+        chunk::DYNAMIC as u64,
+        chunk::ENTRIES as u64,
+        chunk::SEGMENTS as u64,
+        chunk::RULES_PER_ENTRY as u64,
+        size_of::<chunk::Chunk>() as u64,
+        size_of::<chunk::Segment>() as u64,
+        size_of::<chunk::Boundary>() as u64,
+        size_of::<rule::Rule>() as u64,
+        size_of::<Count>() as u64,
+        size_of::<PathTable>() as u64,
+        size_of::<NextHop>() as u64,
+        size_of::<flow::Bucket>() as u64,
+        flow::BUCKETS as u64,
+        CLASSES as u64,
+        NEXT_HOPS as u64,
+        mark::MASK as u64,
+        mark::PATHS as u64,
+        reason::REASONS as u64,
+    ];
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut index = 0;
+    while index < parts.len() {
+        hash = flow::mix(hash, parts[index]);
+        index += 1;
+    }
+    flow::finish(hash)
+};
+
+#[cfg(feature = "user")]
+mod user {
+    //! Every byte pattern of these types is valid and none has padding: bytemuck proves it, aya
+    //! only wants to hear it.
+    use super::{Count, NextHop, PathTable};
+    use crate::{chunk::Chunk, flow::Bucket};
+
+    macro_rules! pod {
+        ($($type:ty),*) => {$(
+            const _: () = {
+                const fn proven<T: bytemuck::Pod>() {}
+                proven::<$type>();
+            };
+            // SAFETY: `bytemuck::Pod` is derived for the type, which is what aya's Pod asks for.
+            unsafe impl aya::Pod for $type {}
+        )*};
+    }
+    pod!(Bucket, Chunk, Count, NextHop, PathTable);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(state: u32, bucket: u8) -> PathTable {
+        PathTable {
+            state,
+            buckets: [bucket; 64],
+            next_hops: [[0; 2]; mark::PATHS],
+        }
+    }
+
+    #[test]
+    fn a_client_takes_its_bucket_s_path_while_that_is_up() {
+        assert_eq!(table(0b110, 2).choose(7), Some(2));
+    }
+
+    #[test]
+    fn a_client_whose_path_is_down_takes_another() {
+        assert_eq!(table(0b010, 2).choose(7), Some(1));
+        assert_eq!(table(1 << 15, 2).choose(7), Some(15));
+    }
+
+    #[test]
+    fn no_path_is_chosen_when_none_is_up() {
+        assert_eq!(table(STEERING | WATCHING | 1, 2).choose(7), None);
+        assert_eq!(table(0, 0).choose(0), None);
+    }
+}

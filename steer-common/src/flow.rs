@@ -1,0 +1,136 @@
+//! The flow table of redirect mode: which path a connection began on.
+//!
+//! A bucket is one cache line of eight entries of 64 bits; an entry is a fingerprint of the
+//! connection, the time it was last seen, and its path. One entry is one store, so readers never
+//! see half of one. Buckets and fingerprints come from disjoint bits of a seeded 64-bit hash: two
+//! connections share both with probability 2^-62.
+
+/// The buckets of the table; 131,072 connections, 1 MiB.
+pub const BUCKETS: u32 = 16_384;
+/// The entries of a bucket.
+pub const WAYS: usize = 8;
+
+/// One cache line of connections.
+#[derive(Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(8))]
+pub struct Bucket {
+    /// The entries; 0 is an empty one.
+    pub entries: [u64; WAYS],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+const FINGERPRINT: u64 = 0xffff_ffff_ffff << 16;
+const USED: u64 = 0x80;
+
+/// How long an epoch lasts, as a shift of nanoseconds: 2^33 ns, 8.6 s.
+pub const EPOCH_SHIFT: u32 = 33;
+/// UDP that was silent for this many epochs (3 min) is a new flow, as in conntrack's stream timeout.
+pub const UDP_EPOCHS: u8 = 21;
+
+/// Mixes the words of a connection into a hash. Not cryptographic, but seeded: somebody who does
+/// not know the seed cannot aim at a bucket.
+#[inline(always)]
+pub const fn mix(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+/// The last step of a hash: spreads every input bit over all output bits (MurmurHash3's fmix64).
+#[inline(always)]
+pub const fn finish(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+/// The bucket where a connection belongs.
+#[inline(always)]
+pub const fn bucket(hash: u64) -> u32 {
+    hash as u32 & (BUCKETS - 1)
+}
+
+/// An entry as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(u64);
+
+impl Entry {
+    /// An entry for a connection on `path` (0: the kernel's own routing), seen in `epoch`.
+    #[inline(always)]
+    pub const fn new(hash: u64, epoch: u8, path: u8) -> Self {
+        Self((hash & FINGERPRINT) | ((epoch as u64) << 8) | USED | (path & 0x0f) as u64)
+    }
+
+    /// An entry as it lies in a bucket.
+    #[inline(always)]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The 64 bits to store.
+    #[inline(always)]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// Whether the entry is that of the connection.
+    #[inline(always)]
+    pub const fn is_for(self, hash: u64) -> bool {
+        self.0 & USED != 0 && (self.0 ^ hash) & FINGERPRINT == 0
+    }
+
+    /// Whether there is no connection here.
+    #[inline(always)]
+    pub const fn is_empty(self) -> bool {
+        self.0 & USED == 0
+    }
+
+    /// The path: 0 is the kernel's own routing.
+    #[inline(always)]
+    pub const fn path(self) -> u8 {
+        self.0 as u8 & 0x0f
+    }
+
+    /// When the connection was last seen.
+    #[inline(always)]
+    pub const fn epoch(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// Epochs since then; wraps after 36 min.
+    #[inline(always)]
+    pub const fn age(self, now: u8) -> u8 {
+        now.wrapping_sub(self.epoch())
+    }
+
+    /// The same connection, seen now.
+    #[inline(always)]
+    pub const fn seen(self, now: u8) -> Self {
+        Self((self.0 & !0xff00) | ((now as u64) << 8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn an_entry_keeps_what_it_was_given(hash: u64, other: u64, epoch: u8, path in 0_u8..16) {
+            let entry = Entry::new(hash, epoch, path);
+            proptest::prop_assert!(!entry.is_empty());
+            proptest::prop_assert!(entry.is_for(hash));
+            proptest::prop_assert_eq!(entry.is_for(other), hash >> 16 == other >> 16);
+            proptest::prop_assert_eq!((entry.epoch(), entry.path()), (epoch, path));
+            let later = entry.seen(epoch.wrapping_add(9));
+            proptest::prop_assert_eq!((later.age(epoch.wrapping_add(9)), later.path()), (0, path));
+            proptest::prop_assert!(later.is_for(hash));
+        }
+    }
+
+    #[test]
+    fn an_empty_entry_belongs_to_nobody() {
+        assert!(Entry::from_raw(0).is_empty());
+        assert!(!Entry::from_raw(0).is_for(0));
+    }
+}
