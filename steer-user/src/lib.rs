@@ -1,3 +1,5 @@
 //! The library behind `steer`: from Microsoft's endpoint list and the operator's configuration to
 //! packets that leave by the office's own Internet connection.
 #![deny(missing_docs)]
+
+pub mod endpoints;
