@@ -7,14 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::{
     Ebpf, Pod,
     maps::{Array, MapData, PerCpuArray, xdp::DevMap},
-    programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
+    programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
 };
 use nix::{
-    errno::Errno,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
     unistd::Pid,
@@ -26,6 +25,7 @@ use super::{
     rows::Way,
     traffic::{FLOWS, FRAME, Kind, Traffic},
 };
+use crate::namespace::Namespace;
 
 /// Frames that go through the router together, as a network card's driver hands them over.
 const BATCH: u32 = 64;
@@ -101,7 +101,7 @@ pub struct Generator<'far> {
 }
 
 impl<'far> Generator<'far> {
-    /// Loads the programs and keeps this thread on one processor from now on.
+    /// Loads the programs and keeps this thread, and those that it starts, on one processor.
     pub fn new(far: &'far Far, traffic: &Traffic) -> Result<Self> {
         let cpu = pin()?;
         let mut object = Ebpf::load(BENCH).context("the benchmark's programs do not load")?;
@@ -132,29 +132,39 @@ impl<'far> Generator<'far> {
     /// Puts the sinks at the far ends of a router's WAN and breakout.
     pub fn attach_sinks(&mut self, router: &Router) -> Result<()> {
         for (name, link) in [("sink_wan", router.wan), ("sink_breakout", router.breakout)] {
-            let _inside = self.far.namespace.enter()?;
-            attach(&mut self.object, name, link.far)?;
+            attach(&self.far.namespace, &mut self.object, name, link.far)?;
         }
         Ok(())
     }
 
     /// Drops at the router's LAN interface, to know what the harness itself costs.
     pub fn attach_sink_to_lan(&mut self, router: &Router) -> Result<()> {
-        let _inside = router.namespace.enter()?;
-        attach(&mut self.object, "sink_lan", router.lan.near)
+        attach(
+            &router.namespace,
+            &mut self.object,
+            "sink_lan",
+            router.lan.near,
+        )
     }
 
     /// Redirects everything from the LAN to the breakout, unseen.
     pub fn attach_bare_redirect(&mut self, router: &Router) -> Result<()> {
-        let _inside = router.namespace.enter()?;
         let mut macs = [0; 16];
         macs[..6].copy_from_slice(&router.breakout.far_mac);
         macs[6..12].copy_from_slice(&router.breakout.near_mac);
         let mut hop: Array<_, [u8; 16]> = Array::try_from(take(&mut self.object, "NEXT_HOP")?)?;
         hop.set(0, macs, 0)?;
         let mut out = DevMap::try_from(take(&mut self.object, "OUT")?)?;
-        out.set(0, router.breakout.near, None, 0)?;
-        attach(&mut self.object, "redirect", router.lan.near)
+        // The index means the interface of the namespace that this is done in.
+        router
+            .namespace
+            .run(|| Ok(out.set(0, router.breakout.near, None, 0)?))?;
+        attach(
+            &router.namespace,
+            &mut self.object,
+            "redirect",
+            router.lan.near,
+        )
     }
 
     /// Sends packets from the interface at the far end of a LAN, and waits until they arrived.
@@ -170,13 +180,11 @@ impl<'far> Generator<'far> {
 
         let (before, _) = self.arrived(way)?;
         let cpu_before = self.softirqd_ns()?;
-        let started = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-        self.send(packets)?;
-        let thread = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)? - started;
+        let thread = self.send(packets)?;
         let sent = u64::from(packets);
         self.settle(way, before + sent)?;
         let (after, last) = self.arrived(way)?;
-        let thread_ns = u64::try_from(Duration::from(thread).as_nanos())?;
+        let thread_ns = u64::try_from(thread.as_nanos())?;
         let cpu_ns = thread_ns + (self.softirqd_ns()? - cpu_before);
         let arrived = if way == Way::Generator {
             sent
@@ -191,25 +199,24 @@ impl<'far> Generator<'far> {
         })
     }
 
-    fn send(&mut self, packets: u32) -> Result<()> {
+    /// Sends, and returns the processor time of the thread that did.
+    fn send(&mut self, packets: u32) -> Result<Duration> {
         let generate = program(&mut self.object, "generate")?;
-        // The interface index means the one of this namespace.
-        let _inside = self.far.namespace.enter()?;
-        let options = TestRunOptions {
-            data_in: Some(&[0; FRAME]),
-            repeat: packets,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-            ..TestRunOptions::default()
-        };
-        match generate.test_run(options) {
-            Ok(_) => Ok(()),
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(Errno::EINTR as i32) =>
-            {
-                bail!("stopped")
-            }
-            Err(error) => Err(error).context("the generator does not run"),
-        }
+        // The generator's interface index means the one of this namespace.
+        self.far.namespace.run(|| {
+            let options = TestRunOptions {
+                data_in: Some(&[0; FRAME]),
+                repeat: packets,
+                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                ..TestRunOptions::default()
+            };
+            let started = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+            generate
+                .test_run(options)
+                .context("the generator does not run")?;
+            let ended = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+            Ok(Duration::from(ended - started))
+        })
     }
 
     /// Waits until the count is reached, or nothing arrives any more.
@@ -272,15 +279,18 @@ fn take(object: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
         .with_context(|| format!("no map {name}"))
 }
 
-/// Attaches to an interface of the namespace that the thread is in, until the object goes.
-fn attach(object: &mut Ebpf, name: &str, ifindex: u32) -> Result<()> {
-    program(object, name)?
-        .attach_to_if_index(ifindex, XdpMode::Driver)
-        .with_context(|| format!("cannot attach {name}"))?;
+/// Attaches to an interface of a namespace, until the object goes.
+fn attach(namespace: &Namespace, object: &mut Ebpf, name: &str, ifindex: u32) -> Result<()> {
+    let program = program(object, name)?;
+    namespace.run(|| {
+        program
+            .attach_to_if_index(ifindex, XdpMode::Driver)
+            .with_context(|| format!("cannot attach {name}"))
+    })?;
     Ok(())
 }
 
-/// Keeps this thread on the last processor it may use: the first ones get the interrupts.
+/// Keeps this thread, and those it starts, on the last processor it may use: the first ones get the interrupts.
 fn pin() -> Result<usize> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;

@@ -27,6 +27,7 @@ use self::{
     rows::{Prepared, RATIOS, ROWS, Row},
     traffic::Traffic,
 };
+use crate::lab;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +48,7 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// Measures every row in every round. Needs root; leaves nothing behind.
 pub fn run(options: &Options) -> Result<Report> {
     stop_cleanly()?;
-    router::remove_stale()?;
+    lab::sweep()?;
     let traffic = Traffic::new()?;
     let far = Far::create()?;
     let mut generator = Generator::new(&far, &traffic)?;

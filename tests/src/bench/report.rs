@@ -136,7 +136,7 @@ fn quantile(values: &[f64], share: f64) -> f64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = Table::new();
-        rows.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        rows.load_preset(presets::UTF8_BORDERS_ONLY);
         rows.set_header([
             "a packet's cost on the router",
             "ns",
@@ -154,7 +154,7 @@ impl fmt::Display for Report {
             ]);
         }
         let mut ratios = Table::new();
-        ratios.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        ratios.load_preset(presets::UTF8_BORDERS_ONLY);
         ratios.set_header(["times as fast", "median", "quartiles", "gate", "goal", ""]);
         for ratio in &self.ratios {
             let wanted = |bound: Option<f64>| bound.map_or(String::new(), |b| format!("≥ {b:.2}"));

@@ -1,16 +1,11 @@
 //! The routers that are measured, one namespace for each row, and the namespace of everything
 //! around them.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    net::Ipv4Addr,
-    path::Path,
-    process::{self, Command, Stdio},
-};
+use std::{net::Ipv4Addr, process};
 
-use anyhow::{Context, Result, bail};
-use nix::sched::{CloneFlags, setns};
+use anyhow::{Result, bail};
+
+use crate::namespace::Namespace;
 
 /// The router's address on the breakout, which masquerading puts in place of the client's.
 pub const BREAKOUT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -35,9 +30,8 @@ pub struct Far {
 
 impl Far {
     pub fn create() -> Result<Self> {
-        Ok(Self {
-            namespace: Namespace::create(&format!("{PREFIX}{}-far", process::id()))?,
-        })
+        let namespace = namespace("far")?;
+        Ok(Self { namespace })
     }
 }
 
@@ -51,8 +45,8 @@ pub struct Router {
 
 impl Router {
     pub fn create(far: &Far, id: usize) -> Result<Self> {
-        let namespace = Namespace::create(&format!("{PREFIX}{}-{id}", process::id()))?;
-        let far_name = &far.namespace.name;
+        let namespace = namespace(&id.to_string())?;
+        let far_name = far.namespace.name();
         let mut links = Vec::new();
         for (number, near) in [(LAN, "lan0"), (WAN, "wan0"), (BREAKOUT, "brk0")] {
             let (near_mac, far_mac) = (mac(number, NEAR), mac(number, FAR));
@@ -66,16 +60,16 @@ impl Router {
             far.namespace
                 .ip(&format!("link set {far_name_of_link} up"))?;
             links.push(Link {
-                near: namespace.index_of(near)?,
+                near: namespace.interface_index(near)?,
                 near_mac,
-                far: far.namespace.index_of(&far_name_of_link)?,
+                far: far.namespace.interface_index(&far_name_of_link)?,
                 far_mac,
             });
         }
         let [lan, wan, breakout] = links[..] else {
             bail!("three links were made")
         };
-        namespace.sysctl("net/ipv4/ip_forward", "1")?;
+        namespace.sysctl("net.ipv4.ip_forward", 1)?;
         namespace.ip(&format!(
             "address add 10.20.0.1/16 dev lan0\n\
              address add 172.16.0.1/30 dev wan0\n\
@@ -89,7 +83,7 @@ impl Router {
         ))?;
         // With GRO, as a router has it, a veth device receives with NAPI, which takes the
         // generator's frames and works them off in batches.
-        namespace.command("ethtool", &["-K", "lan0", "gro", "on"], "")?;
+        namespace.output("ethtool", &["-K", "lan0", "gro", "on"])?;
         Ok(Self {
             namespace,
             lan,
@@ -97,6 +91,22 @@ impl Router {
             breakout,
         })
     }
+}
+
+/// A namespace that a later run removes, should this one be killed; see [`crate::lab::sweep`].
+fn namespace(role: &str) -> Result<Namespace> {
+    let namespace = Namespace::create(&format!("{}-{role}", prefix()))?;
+    // The harness must be the only one that sends.
+    for scope in ["all", "default"] {
+        namespace.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), 1)?;
+        namespace.sysctl(&format!("net.ipv4.conf.{scope}.rp_filter"), 0)?;
+    }
+    Ok(namespace)
+}
+
+/// What the names of everything that this process makes begin with.
+pub fn prefix() -> String {
+    format!("steer-{}-bench", process::id())
 }
 
 /// Every router has the same addresses, so that one set of frames serves all.
@@ -111,129 +121,6 @@ const BREAKOUT: u8 = 3;
 /// Ends of [`mac`]: the router's, and the other.
 pub const NEAR: u8 = 1;
 pub const FAR: u8 = 2;
-
-const PREFIX: &str = "steer-bench-";
-
-/// Removes the namespaces of runs that were killed.
-pub fn remove_stale() -> Result<()> {
-    let Ok(names) = fs::read_dir("/run/netns") else {
-        return Ok(());
-    };
-    for name in names {
-        let name = name?.file_name().to_string_lossy().into_owned();
-        let pid = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next());
-        if let Some(pid) = pid
-            && !Path::new("/proc").join(pid).exists()
-        {
-            ip(&["netns", "del", &name], "")?;
-        }
-    }
-    Ok(())
-}
-
-/// A network namespace, deleted when dropped.
-pub struct Namespace {
-    name: String,
-    handle: File,
-}
-
-impl Namespace {
-    fn create(name: &str) -> Result<Self> {
-        ip(&["netns", "add", name], "")?;
-        let handle = File::open(Path::new("/run/netns").join(name))
-            .with_context(|| format!("cannot open the namespace {name}"))?;
-        let namespace = Self {
-            name: name.into(),
-            handle,
-        };
-        // The harness sends nothing of its own.
-        namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
-        namespace.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-        namespace.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
-        namespace.sysctl("net/ipv4/conf/default/rp_filter", "0")?;
-        Ok(namespace)
-    }
-
-    /// Puts this thread into the namespace until the guard is dropped.
-    pub fn enter(&self) -> Result<Inside> {
-        let before = File::open("/proc/thread-self/ns/net").context("no network namespaces")?;
-        setns(&self.handle, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter the namespace {}", self.name))?;
-        Ok(Inside { before })
-    }
-
-    /// Runs a batch of `ip` commands inside.
-    pub fn ip(&self, batch: &str) -> Result<()> {
-        ip(&["-netns", &self.name, "-batch", "-"], batch)
-    }
-
-    /// Runs a program inside; `input` goes to its standard input.
-    pub fn command(&self, program: &str, args: &[&str], input: &str) -> Result<()> {
-        let _inside = self.enter()?;
-        command(program, args, input)
-    }
-
-    /// Writes a kernel parameter, by its path below `/proc/sys`.
-    pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
-        let _inside = self.enter()?;
-        fs::write(Path::new("/proc/sys").join(path), value)
-            .with_context(|| format!("cannot set {path} in {}", self.name))
-    }
-
-    fn index_of(&self, interface: &str) -> Result<u32> {
-        let _inside = self.enter()?;
-        nix::net::if_::if_nametoindex(interface)
-            .with_context(|| format!("no interface {interface} in {}", self.name))
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        if let Err(error) = ip(&["netns", "del", &self.name], "") {
-            eprintln!("warning: {error:#}");
-        }
-    }
-}
-
-/// While it lives, the thread is in another namespace.
-pub struct Inside {
-    before: File,
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        if let Err(error) = setns(&self.before, CloneFlags::CLONE_NEWNET) {
-            // Every later step would act on the wrong namespace.
-            eprintln!("error: cannot return to the first namespace: {error}");
-            process::abort();
-        }
-    }
-}
-
-fn ip(args: &[&str], input: &str) -> Result<()> {
-    command("ip", args, input)
-}
-
-fn command(program: &str, args: &[&str], input: &str) -> Result<()> {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {program}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`{program} {}` failed: {}", args.join(" "), said.trim());
-    }
-    Ok(())
-}
 
 fn text(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")

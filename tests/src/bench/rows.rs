@@ -176,7 +176,7 @@ fn by_nftables(router: &Router, traffic: &Traffic, masquerade: bool) -> Result<(
          chain pre {{ type filter hook prerouting priority mangle;\n{restore}\n}}\n\
          {translate}\n}}"
     );
-    router.namespace.command("nft", &["-f", "-"], &ruleset)?;
+    router.namespace.nft(&ruleset)?;
     router.namespace.ip(&format!(
         "rule add pref 600 fwmark 0x100 lookup {BREAKOUT_TABLE}"
     ))
