@@ -58,15 +58,19 @@ impl PathTable {
         if up & (1 << path) != 0 {
             return Some(path);
         }
-        let mut path = 1_u8;
-        while path < mark::PATHS as u8 {
-            if up & (1 << path) != 0 {
-                return Some(path);
-            }
-            path += 1;
-        }
-        None
+        if up == 0 { None } else { Some(lowest_bit(up)) }
     }
+}
+
+/// The number of the lowest bit of 16 that is set: a count of the bits below it, without branches
+/// (the verifier would follow every outcome to the end of the program).
+#[inline(always)]
+const fn lowest_bit(bits: u32) -> u8 {
+    let below = (bits & bits.wrapping_neg()).wrapping_sub(1);
+    let pairs = (below & 0x5555) + ((below >> 1) & 0x5555);
+    let fours = (pairs & 0x3333) + ((pairs >> 2) & 0x3333);
+    let bytes = (fours & 0x0f0f) + ((fours >> 4) & 0x0f0f);
+    ((bytes + (bytes >> 8)) & 0x0f) as u8
 }
 
 /// How to reach a path's gateway without the stack.
@@ -163,6 +167,17 @@ mod tests {
     fn a_client_whose_path_is_down_takes_another() {
         assert_eq!(table(0b010, 2).choose(7), Some(1));
         assert_eq!(table(1 << 15, 2).choose(7), Some(15));
+    }
+
+    #[test]
+    fn the_lowest_bit_is_found() {
+        for bits in 1_u32..=0xffff {
+            assert_eq!(
+                u32::from(lowest_bit(bits)),
+                bits.trailing_zeros(),
+                "{bits:#x}"
+            );
+        }
     }
 
     #[test]

@@ -110,9 +110,100 @@ impl Entry {
     }
 }
 
+/// The search for a connection among the entries of a bucket.
+///
+/// It does not branch: the verifier would follow both ways at every entry, 2^8 in all.
+#[derive(Clone, Copy)]
+pub struct Search {
+    found: u64,
+    raw: u64,
+}
+
+impl Search {
+    /// Nothing found yet.
+    pub const START: Self = Self { found: 0, raw: 0 };
+
+    /// Looks at the entry of one way.
+    #[inline(always)]
+    pub const fn look(self, way: usize, entry: Entry, hash: u64) -> Self {
+        let difference = (entry.0 ^ ((hash & FINGERPRINT) | USED)) & (FINGERPRINT | USED);
+        let same = is_zero(difference) & is_zero(self.found);
+        let mask = same.wrapping_neg();
+        Self {
+            found: self.found | ((way as u64 + 1) & mask),
+            raw: self.raw | (entry.0 & mask),
+        }
+    }
+
+    /// The way and the entry of the connection.
+    #[inline(always)]
+    pub const fn result(self) -> Option<(usize, Entry)> {
+        if self.found == 0 {
+            None
+        } else {
+            Some((self.found as usize - 1, Entry(self.raw)))
+        }
+    }
+}
+
+/// The search for the entry that a new connection replaces: an empty one, or else the one that was
+/// silent for the longest time. Without branches, as [`Search`].
+#[derive(Clone, Copy)]
+pub struct Oldest(u64);
+
+impl Oldest {
+    /// Nothing seen yet.
+    pub const START: Self = Self(0);
+
+    /// Looks at the entry of one way.
+    #[inline(always)]
+    pub const fn look(self, way: usize, entry: Entry, now: u8) -> Self {
+        let empty = is_zero(entry.0 & USED) << 8;
+        let candidate = ((empty | entry.age(now) as u64) << 8) | way as u64;
+        let difference = self.0.wrapping_sub(candidate);
+        // All ones where the candidate is older.
+        let mask = ((difference as i64) >> 63) as u64;
+        Self(self.0.wrapping_sub(difference & mask))
+    }
+
+    /// The way to replace.
+    #[inline(always)]
+    pub const fn way(self) -> usize {
+        self.0 as usize & (WAYS - 1)
+    }
+}
+
+/// 1 for 0, 0 for everything else.
+#[inline(always)]
+const fn is_zero(value: u64) -> u64 {
+    ((value | value.wrapping_neg()) >> 63) ^ 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn the_first_entry_of_a_connection_is_found(
+            hashes: [u64; WAYS], used: [bool; WAYS], pick in 0_usize..16, other: u64,
+        ) {
+            let entry = |way: usize| if used[way] { Entry::new(hashes[way], 1, 2) } else { Entry(0) };
+            let hash = *hashes.get(pick).unwrap_or(&other);
+            let expected = (0..WAYS).find(|&way| entry(way).is_for(hash)).map(|way| (way, entry(way)));
+            let found = (0..WAYS).fold(Search::START, |search, way| search.look(way, entry(way), hash));
+            proptest::prop_assert_eq!(found.result(), expected);
+        }
+
+        #[test]
+        fn the_oldest_entry_is_replaced(epochs: [u8; WAYS], used: [bool; WAYS], now: u8) {
+            let entry = |way: usize| if used[way] { Entry::new(9, epochs[way], 1) } else { Entry(0) };
+            let age = |way| if used[way] { u32::from(entry(way).age(now)) } else { 256 };
+            let expected = (0..WAYS).max_by_key(|&way| (age(way), way)).unwrap();
+            let oldest = (0..WAYS).fold(Oldest::START, |oldest, way| oldest.look(way, entry(way), now));
+            proptest::prop_assert_eq!(oldest.way(), expected);
+        }
+    }
 
     proptest::proptest! {
         #[test]

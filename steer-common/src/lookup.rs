@@ -41,29 +41,33 @@ pub fn v6<C: Chunks>(chunks: &C, root: u32, high: u64, low: u64) -> u16 {
     };
     let segment = &chunk.segments()[(index & 63) as usize];
     let (boundaries, values) = (u32::from(segment.boundaries), u32::from(segment.values));
-    let key = Boundary { high, low };
-
-    // The last boundary that is not above the key; the segment's first one never is.
+    // The last boundary that is not above the address; the segment's first one never is. Nothing
+    // branches on a comparison: the verifier would follow both ways of every step.
     let mut base = 0;
     let mut count = u32::from(segment.count);
-    for _ in 0..=SEARCH_STEPS {
-        if count <= 1 {
-            break;
-        }
+    let mut step = 0;
+    while step < SEARCH_STEPS && count > 1 {
         let half = count >> 1;
         let middle = base + half;
         let Some(chunk) = chunks.chunk(boundaries + (middle >> 5)) else {
             return 0;
         };
         let boundary = &chunk.boundaries()[(middle & 31) as usize];
-        if boundary.high < key.high || (boundary.high == key.high && boundary.low <= key.low) {
-            base = middle;
-            count -= half;
-        } else {
-            count = half;
-        }
+        let right = below(high, low, boundary).wrapping_sub(1);
+        base += half & right;
+        count = half + ((count & 1) & right);
+        step += 1;
     }
     self::cell(chunks, values + (base >> 8), base)
+}
+
+/// 1 if the address lies below the boundary, else 0: the borrow of a 128-bit subtraction.
+#[inline(always)]
+fn below(high: u64, low: u64, boundary: &Boundary) -> u32 {
+    let borrow = |a: u64, b: u64, difference: u64| ((!a & b) | ((!a | b) & difference)) >> 63;
+    let carry = borrow(low, boundary.low, low.wrapping_sub(boundary.low));
+    let difference = high.wrapping_sub(boundary.high).wrapping_sub(carry);
+    borrow(high, boundary.high, difference) as u32
 }
 
 /// The first rule of `entry` that speaks of `protocol` and `port`, and whether the entry has any
@@ -73,7 +77,8 @@ pub fn rule<C: Chunks>(chunks: &C, entry: u16, protocol: u8, port: u16) -> Optio
     let entry = u32::from(entry);
     let chunk = chunks.chunk(ENTRIES + entry / ENTRIES_PER_CHUNK)?;
     let first = (entry % ENTRIES_PER_CHUNK) * RULES_PER_ENTRY;
-    for offset in 0..RULES_PER_ENTRY {
+    let mut offset = 0;
+    while offset < RULES_PER_ENTRY {
         let rule = &chunk.rules()[((first | offset) & 63) as usize];
         if rule.action() == Action::End {
             return None;
@@ -81,6 +86,7 @@ pub fn rule<C: Chunks>(chunks: &C, entry: u16, protocol: u8, port: u16) -> Optio
         if rule.matches(protocol, port) {
             return Some(*rule);
         }
+        offset += 1;
     }
     None
 }

@@ -1,1 +1,19 @@
+//! The kernel programs of steer, one file per concern; [`mark`](../mark.rs) and
+//! [`fast`](../fast.rs) are the two objects made of them.
+//!
+//! Every function that sees a packet pointer is `#[inline(always)]`: the verifier refuses pointers
+//! into a packet across a call.
 #![no_std]
+#![deny(missing_docs)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "packet fields are cut out of machine words; the golden packets cover it"
+)]
+
+pub mod classify;
+pub mod config;
+pub mod count;
+pub mod flows;
+pub mod forward;
+pub mod parse;
+pub mod paths;

@@ -1,8 +1,117 @@
-//! To be written.
+//! The object `steer-mark`: mark mode, TC only.
+//!
+//! The program puts a wish on every packet of a class, without a state of its own: nftables grants
+//! it to a flow's first packet and conntrack remembers. Whatever happens here, the program ends
+//! with "next": other owners' programs and the stack get the packet.
 #![no_std]
 #![no_main]
 
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use aya_log_ebpf::debug;
+use steer_common::{abi::STEERING, mark, reason::Reason};
+use steer_ebpf::{
+    classify::{self, FirstFragments, Match, Outcome},
+    config, count,
+    parse::{self, Bytes, Link},
+    paths,
+};
+
+/// LAN ingress: wish.
+#[classifier]
+pub fn lan_ingress(ctx: TcContext) -> i32 {
+    if let Err(reason) = wish(&ctx) {
+        count::passed(reason);
+        match reason {
+            Reason::ForeignMark => {
+                debug!(&ctx, "a packet came with bits of our mark set; it passes")
+            }
+            Reason::Malformed => debug!(&ctx, "a malformed packet to Microsoft 365 passes"),
+            _ => {}
+        }
+    }
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn wish(ctx: &TcContext) -> Result<(), Reason> {
+    let bytes = Bytes::of_packet(ctx);
+    let link = if config::bare_ip() {
+        Link::bare(&bytes)
+    } else {
+        Link::ethernet(&bytes, parse::stripped_vlan(ctx))
+    };
+    let Some(link) = link else {
+        return Ok(());
+    };
+    match classify::classify(&bytes, &link, FirstFragments::Match) {
+        Outcome::Pass => Ok(()),
+        Outcome::PassBecause(reason) => Err(reason),
+        Outcome::Match(packet) => set_wish(ctx, &bytes, &packet),
+    }
+}
+
+#[inline(always)]
+fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason> {
+    let skb: *const __sk_buff = ctx.skb.skb;
+    // SAFETY: the context is valid for the whole program; the verifier checks the fields.
+    let (old, segments) = unsafe { ((*skb).mark, (*skb).gso_segs) };
+    if mark::is_ours(old) {
+        return Err(Reason::ForeignMark);
+    }
+    if !for_this_router(ctx, bytes) {
+        return Err(Reason::NotForUs);
+    }
+    let Some(table) = paths::table().filter(|table| table.state & STEERING != 0) else {
+        return Err(Reason::NotSteering);
+    };
+    // Id 0 says "matched, but every path is down": nftables moves an unanswered first packet back.
+    let path = table.choose(packet.client).unwrap_or(0);
+    ctx.set_mark(mark::with_wish(old, path));
+    count::steered(
+        packet.class,
+        path,
+        if segments > 1 { segments.into() } else { 1 },
+        packet.length,
+    );
+    if path == 0 {
+        Err(Reason::NoPath)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the frame is addressed to this router; on the port of a bridge that is the bridge's
+/// address, which the port itself takes for somebody else's.
+#[inline(always)]
+fn for_this_router(ctx: &TcContext, bytes: &Bytes) -> bool {
+    const HOST: u32 = 0;
+    let skb: *const __sk_buff = ctx.skb.skb;
+    // SAFETY: the context is valid for the whole program; the verifier checks the field.
+    let to_host = unsafe { (*skb).pkt_type } == HOST;
+    to_host || (!config::bare_ip() && is_router_mac(bytes))
+}
+
+#[inline(always)]
+fn is_router_mac(bytes: &Bytes) -> bool {
+    let router = config::router_mac();
+    bytes.read::<6>(0).is_some_and(|to| {
+        to == [
+            router[0], router[1], router[2], router[3], router[4], router[5],
+        ]
+    })
+}
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that can get here.
     loop {}
 }
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

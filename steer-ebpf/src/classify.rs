@@ -1,0 +1,318 @@
+//! From a packet to its class: destination, protocol and port against the active generation.
+//!
+//! Destinations come first: most packets are nobody's business here and leave after one lookup.
+//! Whatever is odd about the rest makes it pass, with its reason counted.
+
+use aya_ebpf::{
+    bindings::BPF_F_RDONLY_PROG,
+    btf_maps::{Array, ArrayOfMaps},
+    macros::btf_map,
+};
+use steer_common::{
+    chunk::{self, Chunk, Chunks, DST4, DST6, SRC4, SRC6, SourceKind},
+    flow, lookup,
+    reason::Reason,
+    rule::{Action, TCP, UDP},
+};
+
+use crate::{
+    config,
+    parse::{Bytes, IPV4, IPV6, Link},
+};
+
+type Inner = Array<Chunk, { chunk::CHUNKS as usize }, { BPF_F_RDONLY_PROG as usize }>;
+
+/// The active generation: one plan, replaced with one write.
+#[btf_map]
+static GENERATION: ArrayOfMaps<Inner, 1> = ArrayOfMaps::new();
+
+/// A generation, read once for a packet.
+struct Generation<'a>(&'a Inner);
+
+impl Chunks for Generation<'_> {
+    #[inline(always)]
+    fn chunk(&self, index: u32) -> Option<&Chunk> {
+        self.0.get(index)
+    }
+}
+
+/// What became of a packet.
+pub enum Outcome {
+    /// Nothing to do with us.
+    Pass,
+    /// It might have been steered, but for the reason.
+    PassBecause(Reason),
+    /// It belongs to a class.
+    Match(Match),
+}
+
+/// A packet of a class.
+pub struct Match {
+    /// The class, an index of the registry.
+    pub class: u16,
+    /// The length of the IP packet, in bytes.
+    pub length: usize,
+    /// A hash of the client's address.
+    pub client: u64,
+    /// A hash of addresses, protocol and ports.
+    pub flow: u64,
+    /// 0: IPv4, 1: IPv6.
+    pub family: usize,
+    /// TCP, or else UDP.
+    pub tcp: bool,
+    /// A first packet of TCP: SYN without ACK, FIN or RST.
+    pub syn: bool,
+}
+
+/// What a program does with the first fragment of a datagram, whose ports are in sight.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FirstFragments {
+    /// It decides for the datagram: the stack puts it together before it routes.
+    Match,
+    /// It passes with the rest, so that one datagram takes one way.
+    Pass,
+}
+
+/// The header fields that IPv4 and IPv6 have in common.
+struct Ip {
+    length: usize,
+    hops: u8,
+    protocol: u8,
+    l4: usize,
+    options: bool,
+    first_fragment: bool,
+    later_fragment: bool,
+    client: u64,
+    addresses: u64,
+    family: usize,
+}
+
+/// Classifies the IP packet that begins where `link` says.
+#[inline(always)]
+pub fn classify(bytes: &Bytes, link: &Link, fragments: FirstFragments) -> Outcome {
+    let Some(generation) = GENERATION.get(0).map(Generation) else {
+        return Outcome::Pass;
+    };
+    match link.ethertype {
+        IPV4 => v4(&generation, bytes, link, fragments),
+        IPV6 => v6(&generation, bytes, link, fragments),
+        _ => Outcome::Pass,
+    }
+}
+
+#[inline(always)]
+fn v4(
+    generation: &Generation<'_>,
+    bytes: &Bytes,
+    link: &Link,
+    fragments: FirstFragments,
+) -> Outcome {
+    let Some(header) = bytes.read::<20>(link.l3) else {
+        return Outcome::Pass;
+    };
+    let header_length = usize::from(header[0] & 0x0f) * 4;
+    let destination = word(&header, 16);
+    let entry = lookup::v4(generation, DST4, destination);
+    if entry == 0 {
+        return Outcome::Pass;
+    }
+    let length = usize::from(half(&header, 2));
+    if header[0] >> 4 != 4
+        || header_length < 20
+        || length < header_length
+        || length > bytes.length - link.l3
+    {
+        return Outcome::PassBecause(Reason::Malformed);
+    }
+    let source = word(&header, 12);
+    if let Err(reason) = may_steer(link, lookup::v4(generation, SRC4, source)) {
+        return Outcome::PassBecause(reason);
+    }
+    let fragment = half(&header, 6);
+    let addresses = u64::from(source) << 32 | u64::from(destination);
+    let ip = Ip {
+        length,
+        hops: header[8],
+        protocol: header[9],
+        l4: link.l3 + 20,
+        options: header_length > 20,
+        first_fragment: fragment & 0x3fff == 0x2000,
+        later_fragment: fragment & 0x1fff != 0,
+        client: source.into(),
+        addresses: flow::mix(config::flow_seed(), addresses),
+        family: 0,
+    };
+    transport(generation, bytes, link, &ip, entry, fragments)
+}
+
+#[inline(always)]
+fn v6(
+    generation: &Generation<'_>,
+    bytes: &Bytes,
+    link: &Link,
+    fragments: FirstFragments,
+) -> Outcome {
+    let Some(header) = bytes.read::<40>(link.l3) else {
+        return Outcome::Pass;
+    };
+    let destination = (long(&header, 24), long(&header, 32));
+    let entry = lookup::v6(generation, DST6, destination.0, destination.1);
+    if entry == 0 {
+        return Outcome::Pass;
+    }
+    let length = usize::from(half(&header, 4)) + 40;
+    if header[0] >> 4 != 6 || length > bytes.length - link.l3 {
+        return Outcome::PassBecause(Reason::Malformed);
+    }
+    let source = (long(&header, 8), long(&header, 16));
+    if let Err(reason) = may_steer(link, lookup::v6(generation, SRC6, source.0, source.1)) {
+        return Outcome::PassBecause(reason);
+    }
+    let seeded = flow::mix(flow::mix(config::flow_seed(), source.0), source.1);
+    let mut ip = Ip {
+        length,
+        hops: header[7],
+        protocol: header[6],
+        l4: link.l3 + 40,
+        options: false,
+        first_fragment: false,
+        later_fragment: false,
+        client: flow::mix(source.0, source.1),
+        addresses: flow::mix(flow::mix(seeded, destination.0), destination.1),
+        family: 1,
+    };
+    if let Err(reason) = walk_extensions(bytes, link, &mut ip) {
+        return Outcome::PassBecause(reason);
+    }
+    transport(generation, bytes, link, &ip, entry, fragments)
+}
+
+/// The IPv6 extension headers that only the destination reads: destination options and fragment.
+const DESTINATION_OPTIONS: u8 = 60;
+const FRAGMENT: u8 = 44;
+/// Those that routers read, too.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+
+/// Moves `ip` behind up to four extension headers.
+#[inline(always)]
+fn walk_extensions(bytes: &Bytes, link: &Link, ip: &mut Ip) -> Result<(), Reason> {
+    for _ in 0..4 {
+        if ip.protocol != DESTINATION_OPTIONS && ip.protocol != FRAGMENT {
+            break;
+        }
+        let Some(header) = bytes.read::<8>(ip.l4) else {
+            return Err(Reason::Malformed);
+        };
+        if ip.protocol == FRAGMENT {
+            let fragment = half(&header, 2);
+            ip.later_fragment |= fragment & 0xfff8 != 0;
+            ip.first_fragment |= fragment & 0x0001 != 0;
+            ip.l4 += 8;
+        } else {
+            ip.l4 += (usize::from(header[1]) + 1) * 8;
+        }
+        ip.protocol = header[0];
+        if ip.l4 - link.l3 > ip.length {
+            return Err(Reason::Malformed);
+        }
+        if ip.later_fragment {
+            // What follows is the middle of something.
+            return Ok(());
+        }
+    }
+    match ip.protocol {
+        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => ip.options = true,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Whether frames of this VLAN and this source are steered at all.
+#[inline(always)]
+fn may_steer(link: &Link, source: u16) -> Result<(), Reason> {
+    const CLIENT: u16 = SourceKind::Client as u16;
+    const LEFT_OUT: u16 = SourceKind::LeftOut as u16;
+    if !config::steers_vlan(link.vlan) {
+        return Err(Reason::Vlan);
+    }
+    match source {
+        CLIENT => Ok(()),
+        LEFT_OUT => Err(Reason::SourceExcluded),
+        _ => Err(Reason::NotLan),
+    }
+}
+
+#[inline(always)]
+fn transport(
+    generation: &Generation<'_>,
+    bytes: &Bytes,
+    link: &Link,
+    ip: &Ip,
+    entry: u16,
+    fragments: FirstFragments,
+) -> Outcome {
+    if ip.hops <= 1 {
+        return Outcome::PassBecause(Reason::Ttl);
+    }
+    if ip.options {
+        return Outcome::PassBecause(Reason::Options);
+    }
+    if ip.later_fragment || (ip.first_fragment && fragments == FirstFragments::Pass) {
+        return Outcome::PassBecause(Reason::Fragment);
+    }
+    let tcp = ip.protocol == TCP;
+    if !tcp && ip.protocol != UDP {
+        return Outcome::PassBecause(Reason::Protocol);
+    }
+    let minimum = if tcp { 20 } else { 8 };
+    if ip.length - (ip.l4 - link.l3) < minimum {
+        return Outcome::PassBecause(Reason::Malformed);
+    }
+    let Some(head) = bytes.read::<8>(ip.l4) else {
+        return Outcome::PassBecause(Reason::Malformed);
+    };
+    let syn = if tcp {
+        let Some(flags) = bytes.read::<1>(ip.l4 + 13) else {
+            return Outcome::PassBecause(Reason::Malformed);
+        };
+        // FIN, SYN, RST and ACK: nothing but SYN.
+        flags[0] & 0x17 == 0x02
+    } else {
+        false
+    };
+    let Some(rule) = lookup::rule(generation, entry, ip.protocol, half(&head, 2)) else {
+        return Outcome::PassBecause(Reason::Port);
+    };
+    match rule.action() {
+        Action::Steer => {}
+        Action::Exclude => return Outcome::PassBecause(Reason::Excluded),
+        Action::RouterLocal => return Outcome::PassBecause(Reason::RouterLocal),
+        Action::End => return Outcome::PassBecause(Reason::Port),
+    }
+    let ports = u64::from(word(&head, 0)) << 8 | u64::from(ip.protocol);
+    Outcome::Match(Match {
+        class: rule.class,
+        length: ip.length,
+        client: flow::finish(ip.client),
+        flow: flow::finish(flow::mix(ip.addresses, ports)),
+        family: ip.family,
+        tcp,
+        syn,
+    })
+}
+
+#[inline(always)]
+const fn half<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+const fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[inline(always)]
+const fn long<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    (word(bytes, at) as u64) << 32 | word(bytes, at + 4) as u64
+}

@@ -1,0 +1,115 @@
+//! Redirect mode's memory: a connection stays on the path it began on.
+
+use aya_ebpf::{btf_maps::Array, helpers::bpf_ktime_get_ns, macros::btf_map};
+use steer_common::{
+    abi::{PathTable, STEERING, WATCHING},
+    flow::{self, Bucket, Entry, Oldest, Search},
+    reason::Reason,
+};
+
+use crate::classify::Match;
+
+#[btf_map]
+static FLOWS: Array<Bucket, { flow::BUCKETS as usize }> = Array::new();
+
+/// The current epoch. New flows move it on, so that it needs no controller.
+#[btf_map]
+static CLOCK: Array<u64, 1> = Array::new();
+
+/// The path of a packet's connection: the one it began on, or, for a new one, the one that is
+/// chosen now. `usable` tells whether a path can be taken at once.
+#[inline(always)]
+pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> Result<u8, Reason> {
+    let Some(bucket) = FLOWS.get_ptr_mut(flow::bucket(packet.flow)) else {
+        return Err(Reason::FlowTable);
+    };
+    let state = table.state;
+    if state & STEERING == 0 && state & WATCHING == 0 {
+        return Err(Reason::NotSteering);
+    }
+    let now = clock();
+    let mut search = Search::START;
+    let mut way = 0;
+    while way < flow::WAYS {
+        search = search.look(way, load(bucket, way), packet.flow);
+        way += 1;
+    }
+    let known = search.result();
+    if let Some((slot, entry)) = known
+        && state & WATCHING == 0
+        && !packet.syn
+        && (packet.tcp || entry.age(now) <= flow::UDP_EPOCHS)
+    {
+        if entry.epoch() != now {
+            store(bucket, slot, entry.seen(now));
+        }
+        return match entry.path() {
+            0 => Err(Reason::FlowPinned),
+            path if state & (1 << path) != 0 => Ok(path),
+            _ => Err(Reason::NoPath),
+        };
+    }
+
+    let now = tick();
+    let (chosen, result) = if state & WATCHING != 0 {
+        (0, Err(Reason::NotSteering))
+    } else if packet.tcp && !packet.syn {
+        (0, Err(Reason::FlowPinned))
+    } else {
+        match table.choose(packet.client) {
+            Some(path) if usable(path) => (path, Ok(path)),
+            Some(_) => (0, Err(Reason::NextHop)),
+            None => (0, Err(Reason::NoPath)),
+        }
+    };
+    let slot = match known {
+        Some((slot, _)) => slot,
+        None => oldest(bucket, now),
+    };
+    store(bucket, slot, Entry::new(packet.flow, now, chosen));
+    result
+}
+
+/// The way that a new connection takes.
+#[inline(always)]
+fn oldest(bucket: *mut Bucket, now: u8) -> usize {
+    let mut oldest = Oldest::START;
+    let mut way = 0;
+    while way < flow::WAYS {
+        oldest = oldest.look(way, load(bucket, way), now);
+        way += 1;
+    }
+    oldest.way()
+}
+
+#[inline(always)]
+fn clock() -> u8 {
+    CLOCK.get(0).map_or(0, |epoch| *epoch as u8)
+}
+
+/// Reads the time and moves the epoch on.
+#[inline(always)]
+fn tick() -> u8 {
+    // SAFETY: the helper has no arguments and always succeeds.
+    let epoch = unsafe { bpf_ktime_get_ns() } >> flow::EPOCH_SHIFT;
+    if let Some(clock) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: one aligned store of a valid map value.
+        unsafe { clock.write_volatile(epoch) }
+    }
+    epoch as u8
+}
+
+#[inline(always)]
+fn load(bucket: *mut Bucket, way: usize) -> Entry {
+    // SAFETY: `way` is below `WAYS` (masked for the verifier); one aligned load. Other CPUs may
+    // store at the same time: an entry is one word, so it is the old one or the new one.
+    Entry::from_raw(unsafe {
+        (&raw const (*bucket).entries[way & (flow::WAYS - 1)]).read_volatile()
+    })
+}
+
+#[inline(always)]
+fn store(bucket: *mut Bucket, way: usize, entry: Entry) {
+    // SAFETY: as for `load`.
+    unsafe { (&raw mut (*bucket).entries[way & (flow::WAYS - 1)]).write_volatile(entry.raw()) }
+}

@@ -1,0 +1,427 @@
+//! Loads one program for each LAN interface and attaches it there.
+
+use std::{fmt, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcHandle, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+    util::KernelVersion,
+};
+
+use super::{DatapathError, Maps, PinDir, maps, objects};
+
+/// How packets are steered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// TC marks, the kernel routes and translates.
+    Mark,
+    /// XDP forwards past the stack.
+    Redirect,
+}
+
+impl Mode {
+    const fn object(self) -> (&'static str, &'static [u8]) {
+        match self {
+            Self::Mark => ("steer-mark", objects::MARK),
+            Self::Redirect => ("steer-fast", objects::FAST),
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Mark => "lan_ingress",
+            Self::Redirect => "lan_redirect",
+        }
+    }
+}
+
+/// Where XDP may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpChoice {
+    /// In the driver, else in the stack.
+    Auto,
+    /// In the driver only.
+    Native,
+    /// In the stack.
+    Generic,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hook {
+    /// A link at TC ingress, Linux 6.6 and newer.
+    Tcx,
+    /// A filter of the clsact qdisc.
+    Clsact,
+    /// XDP in the driver.
+    NativeXdp,
+    /// XDP in the stack.
+    GenericXdp,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "TCX ingress",
+            Self::Clsact => "clsact ingress",
+            Self::NativeXdp => "native XDP",
+            Self::GenericXdp => "generic XDP",
+        })
+    }
+}
+
+/// What the programs log of rare events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing; the verifier removes the code.
+    Off,
+    /// Odd packets.
+    Debug,
+}
+
+/// A LAN interface, as a program has to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The Ethernet address that clients send to; none where packets begin with the IP header.
+    pub mac: Option<[u8; 6]>,
+    /// The VLANs whose frames are steered: outer id << 16 | inner id, 0 for untagged frames. At
+    /// most 8; none means untagged only.
+    pub vlans: Vec<u32>,
+}
+
+impl Port {
+    fn vlans(&self) -> [u32; 8] {
+        let mut vlans = [u32::MAX; 8];
+        vlans[0] = 0;
+        for (place, vlan) in vlans.iter_mut().zip(&self.vlans) {
+            *place = *vlan;
+        }
+        vlans
+    }
+}
+
+/// A program at its interface.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Attachment {
+    /// The interface.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The program.
+    pub program: &'static str,
+    /// How it is attached.
+    pub hook: Hook,
+    /// Whether it took the place of a program that an earlier controller left there.
+    pub adopted: bool,
+    /// How many instructions the verifier looked at; none before Linux 5.16.
+    pub verified_instructions: Option<u32>,
+}
+
+/// The loaded programs and their maps.
+pub struct Datapath {
+    mode: Mode,
+    pins: PinDir,
+    programs: Vec<(Port, Ebpf)>,
+    maps: Maps,
+}
+
+impl Datapath {
+    /// Loads a program for each port; the maps are those that are pinned already, or new ones.
+    /// Nothing is attached yet.
+    pub fn load(
+        mode: Mode,
+        pins: PinDir,
+        ports: Vec<Port>,
+        flow_seed: u64,
+        log: LogLevel,
+    ) -> Result<Self, DatapathError> {
+        pins.create()?;
+        let programs = ports
+            .into_iter()
+            .map(|port| load_program(mode, &pins, &port, flow_seed, log).map(|ebpf| (port, ebpf)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let maps = Maps::open(&pins, mode)?;
+        Ok(Self {
+            mode,
+            pins,
+            programs,
+            maps,
+        })
+    }
+
+    /// The maps.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The maps, to write to.
+    pub fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// The objects, one for each port in the order given: for test runs and for the programs' log.
+    pub fn objects_mut(&mut self) -> impl Iterator<Item = &mut Ebpf> {
+        self.programs.iter_mut().map(|(_, ebpf)| ebpf)
+    }
+
+    /// Attaches the programs and pins their links. What an earlier controller left on the same
+    /// interface is replaced in place, so that no packet sees a gap.
+    pub fn attach(&mut self, xdp: XdpChoice) -> Result<Vec<Attachment>, DatapathError> {
+        let (mode, pins) = (self.mode, &self.pins);
+        self.programs
+            .iter_mut()
+            .map(|(port, ebpf)| {
+                let verified_instructions = verified_instructions(ebpf, mode.program());
+                let (hook, adopted) = match mode {
+                    Mode::Mark => attach_tc(ebpf, port, pins)?,
+                    Mode::Redirect => attach_xdp(ebpf, port, pins, xdp)?,
+                };
+                Ok(Attachment {
+                    interface: port.interface.clone(),
+                    ifindex: port.ifindex,
+                    program: mode.program(),
+                    hook,
+                    adopted,
+                    verified_instructions,
+                })
+            })
+            .collect()
+    }
+}
+
+fn load_program(
+    mode: Mode,
+    pins: &PinDir,
+    port: &Port,
+    flow_seed: u64,
+    log: LogLevel,
+) -> Result<Ebpf, DatapathError> {
+    let bare_ip = u8::from(port.mac.is_none());
+    let vlans = Vlans(port.vlans());
+    let mut mac = [0_u8; 8];
+    mac[..6].copy_from_slice(&port.mac.unwrap_or_default());
+    let level: u8 = match log {
+        LogLevel::Off => 0,
+        LogLevel::Debug => aya_log_level_debug(),
+    };
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("BARE_IP", &bare_ip, false)
+        .override_global("VLANS", &vlans, true)
+        .override_global("ROUTER_MAC", &mac, true)
+        .override_global("FLOW_SEED", &flow_seed, false)
+        .override_global("AYA_LOG_LEVEL", &level, false);
+    let fast: &[&str] = if mode == Mode::Redirect {
+        &maps::FAST
+    } else {
+        &[]
+    };
+    for name in maps::SHARED.iter().chain(fast) {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let (object, bytes) = mode.object();
+    let mut ebpf = loader.load(bytes).map_err(|source| DatapathError::Load {
+        object,
+        source: Box::new(source),
+    })?;
+    let program = ebpf
+        .program_mut(mode.program())
+        .ok_or(DatapathError::Missing(mode.program()))?;
+    let loaded = match mode {
+        Mode::Mark => <&mut SchedClassifier>::try_from(program).and_then(SchedClassifier::load),
+        Mode::Redirect => <&mut Xdp>::try_from(program).and_then(Xdp::load),
+    };
+    loaded.map_err(|source| DatapathError::Program {
+        program: mode.program(),
+        interface: port.interface.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(ebpf)
+}
+
+/// aya-log's number for "debug".
+const fn aya_log_level_debug() -> u8 {
+    4
+}
+
+/// The VLANs as the program's global.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Vlans([u32; 8]);
+
+// SAFETY: an array of integers: every byte pattern is valid and there is no padding.
+unsafe impl Pod for Vlans {}
+
+fn verified_instructions(ebpf: &Ebpf, program: &str) -> Option<u32> {
+    ebpf.program(program)?
+        .info()
+        .ok()?
+        .verified_instruction_count()
+}
+
+/// The priority and handle of our filter on kernels without TCX: fixed, so that the next
+/// controller finds it, and neither first nor last by force.
+const FILTER_PRIORITY: u16 = 49_000;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x365);
+
+fn attach_tc(ebpf: &mut Ebpf, port: &Port, pins: &PinDir) -> Result<(Hook, bool), DatapathError> {
+    const PROGRAM: &str = "lan_ingress";
+    let program = ebpf
+        .program_mut(PROGRAM)
+        .and_then(|program| <&mut SchedClassifier>::try_from(program).ok())
+        .ok_or(DatapathError::Missing(PROGRAM))?;
+    let path = pins.link("tc", port.ifindex);
+    let failed = |hook| {
+        move |source: ProgramError| DatapathError::Attach {
+            program: PROGRAM,
+            interface: port.interface.clone(),
+            hook,
+            source: Box::new(source),
+            advice: "",
+        }
+    };
+    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
+        let failed = failed(Hook::Clsact);
+        // A clsact qdisc that is there already is what we want.
+        let _ = tc::qdisc_add_clsact(&port.interface);
+        let adopted =
+            tc::qdisc_detach_program(&port.interface, TcAttachType::Ingress, PROGRAM).is_ok();
+        let options = NlOptions {
+            priority: FILTER_PRIORITY,
+            handle: FILTER_HANDLE,
+            classid: None,
+        };
+        let link = program
+            .attach_with_options(
+                &port.interface,
+                TcAttachType::Ingress,
+                TcAttachOptions::Netlink(options),
+            )
+            .and_then(|id| program.take_link(id))
+            .map_err(failed)?;
+        // The filter is the kernel's; dropping the link would take it away.
+        std::mem::forget(link);
+        return Ok((Hook::Clsact, adopted));
+    }
+    let failed = failed(Hook::Tcx);
+    if let Some(old) = adopt(&path)
+        && let Ok(link) = SchedClassifierLink::try_from(old)
+        && let Ok(id) = program.attach_to_link(link)
+    {
+        let link = program.take_link(id).map_err(failed)?;
+        keep(link, path)?;
+        return Ok((Hook::Tcx, true));
+    }
+    let link = program
+        .attach_with_options(
+            &port.interface,
+            TcAttachType::Ingress,
+            TcAttachOptions::TcxOrder(LinkOrder::last()),
+        )
+        .and_then(|id| program.take_link(id))
+        .map_err(failed)?;
+    keep(link, path)?;
+    Ok((Hook::Tcx, false))
+}
+
+fn attach_xdp(
+    ebpf: &mut Ebpf,
+    port: &Port,
+    pins: &PinDir,
+    choice: XdpChoice,
+) -> Result<(Hook, bool), DatapathError> {
+    const PROGRAM: &str = "lan_redirect";
+    let program = ebpf
+        .program_mut(PROGRAM)
+        .and_then(|program| <&mut Xdp>::try_from(program).ok())
+        .ok_or(DatapathError::Missing(PROGRAM))?;
+    let failed = |hook| {
+        move |source: ProgramError| {
+            let busy = std::error::Error::source(&source)
+                .and_then(|source| source.downcast_ref::<std::io::Error>())
+                .is_some_and(|error| error.raw_os_error() == Some(libc::EBUSY));
+            DatapathError::Attach {
+                program: PROGRAM,
+                interface: port.interface.clone(),
+                hook,
+                source: Box::new(source),
+                advice: if busy {
+                    ". Another XDP program owns the interface and was left alone; use mode = \"mark\" there"
+                } else {
+                    ". Use xdp = \"auto\" or mode = \"mark\""
+                },
+            }
+        }
+    };
+    for (hook, name) in [
+        (Hook::NativeXdp, "xdp-native"),
+        (Hook::GenericXdp, "xdp-generic"),
+    ] {
+        let path = pins.link(name, port.ifindex);
+        if let Some(old) = adopt(&path)
+            && let Ok(link) = XdpLink::try_from(old)
+            && let Ok(id) = program.attach_to_link(link)
+        {
+            let link = program.take_link(id).map_err(failed(hook))?;
+            keep(link, path)?;
+            return Ok((hook, true));
+        }
+    }
+    let order: &[(Hook, &str, XdpMode)] = match choice {
+        XdpChoice::Auto => &[
+            (Hook::NativeXdp, "xdp-native", XdpMode::Driver),
+            (Hook::GenericXdp, "xdp-generic", XdpMode::Skb),
+        ],
+        XdpChoice::Native => &[(Hook::NativeXdp, "xdp-native", XdpMode::Driver)],
+        XdpChoice::Generic => &[(Hook::GenericXdp, "xdp-generic", XdpMode::Skb)],
+    };
+    let mut refused = None;
+    for &(hook, name, mode) in order {
+        let attached = program
+            .attach_to_if_index(port.ifindex, mode)
+            .and_then(|id| program.take_link(id));
+        match attached {
+            Ok(link) => {
+                keep(link, pins.link(name, port.ifindex))?;
+                return Ok((hook, false));
+            }
+            Err(error) => refused = Some(failed(hook)(error)),
+        }
+    }
+    Err(refused.unwrap_or(DatapathError::Missing(PROGRAM)))
+}
+
+/// The link that an earlier controller pinned, taken out of its pin; a dead one (its interface is
+/// gone) fails the update that follows and is dropped.
+fn adopt(path: &PathBuf) -> Option<FdLink> {
+    PinnedLink::from_pin(path).ok()?.unpin().ok()
+}
+
+fn keep<L>(link: L, path: PathBuf) -> Result<(), DatapathError>
+where
+    FdLink: TryFrom<L>,
+    <FdLink as TryFrom<L>>::Error: fmt::Display,
+{
+    let link = FdLink::try_from(link).map_err(|error| DatapathError::Pin {
+        path: path.clone(),
+        reason: error.to_string(),
+    })?;
+    // The pin keeps the program attached; the descriptor is not needed any more.
+    link.pin(&path)
+        .map(drop)
+        .map_err(|error| DatapathError::Pin {
+            path,
+            reason: error.to_string(),
+        })
+}

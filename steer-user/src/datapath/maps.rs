@@ -1,0 +1,218 @@
+//! The pinned maps, opened by whoever wants to write or read them: the controller, `status`.
+
+use std::os::fd::AsFd as _;
+
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, xdp::DevMap};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use steer_common::{
+    abi::{self, Count, NextHop, PathTable},
+    chunk::{CHUNKS, Chunk},
+    image::Image,
+    mark,
+    reason::Reason,
+};
+
+use super::{DatapathError, Mode, PinDir, sys};
+
+/// Programs may only read the map (linux/bpf.h).
+const BPF_F_RDONLY_PROG: u32 = 1 << 7;
+
+/// Packets and bytes of one class on one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ClassCount {
+    /// The class, an index of the class registry.
+    pub class: u16,
+    /// The path id; 0: no path was up.
+    pub path: u8,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of IP packets.
+    pub bytes: u64,
+}
+
+/// How often packets passed for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReasonCount {
+    /// The reason.
+    pub reason: Reason,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// The maps of a loaded object.
+pub struct Maps {
+    generation: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
+    paths: Array<MapData, PathTable>,
+    counts: PerCpuArray<MapData, Count>,
+    reasons: PerCpuArray<MapData, u64>,
+    fast: Option<FastMaps>,
+}
+
+struct FastMaps {
+    next_hops: Array<MapData, NextHop>,
+    devices: DevMap<MapData>,
+}
+
+/// The maps of both objects.
+pub(super) const SHARED: [&str; 4] = ["GENERATION", "PATHS", "COUNTS", "REASONS"];
+/// The maps of redirect mode.
+pub(super) const FAST: [&str; 4] = ["NEXT_HOPS", "DEVICES", "FLOWS", "CLOCK"];
+
+impl Maps {
+    /// Opens the pinned maps of a mode. Fails when steer is not loaded.
+    pub fn open(pins: &PinDir, mode: Mode) -> Result<Self, DatapathError> {
+        Ok(Self {
+            generation: open(pins, "GENERATION")?,
+            paths: open(pins, "PATHS")?,
+            counts: open(pins, "COUNTS")?,
+            reasons: open(pins, "REASONS")?,
+            fast: match mode {
+                Mode::Mark => None,
+                Mode::Redirect => Some(FastMaps {
+                    next_hops: open(pins, "NEXT_HOPS")?,
+                    devices: open(pins, "DEVICES")?,
+                }),
+            },
+        })
+    }
+
+    /// Makes an image the active generation with one write, and gives its number.
+    ///
+    /// The chunks go into a map of their own first; a packet that began with the old generation
+    /// ends with it, and the kernel frees it when the last one is through.
+    pub fn publish(&mut self, mut image: Image) -> Result<u64, DatapathError> {
+        let failed = map_error("GENERATION");
+        let number = self.generation_number()?.map_or(1, |number| number + 1);
+        image.set_number(number);
+        let layout = aya_obj::Map::new_from_params(
+            BPF_MAP_TYPE_ARRAY as u32,
+            size_of::<u32>() as u32,
+            size_of::<Chunk>() as u32,
+            CHUNKS,
+            BPF_F_RDONLY_PROG,
+        );
+        let data = MapData::create(layout, "steer_plan", None).map_err(failed)?;
+        let refused = |error| DatapathError::Map {
+            map: "steer_plan",
+            reason: format!("cannot make the generation immutable: {error}"),
+        };
+        let descriptor = data.fd().as_fd().try_clone_to_owned().map_err(refused)?;
+        let mut inner = Map::from_map_data(data)
+            .and_then(Array::<MapData, Chunk>::try_from)
+            .map_err(failed)?;
+        for (index, chunk) in image.written() {
+            inner.set(index, chunk, 0).map_err(failed)?;
+        }
+        sys::freeze(descriptor.as_fd()).map_err(refused)?;
+        self.generation.set(0, &inner, 0).map_err(failed)?;
+        Ok(number)
+    }
+
+    /// The number of the active generation, if there is one.
+    pub fn generation_number(&self) -> Result<Option<u64>, DatapathError> {
+        let failed = map_error("GENERATION");
+        match self.generation.get(&0, 0) {
+            Ok(active) => Ok(Some(active.get(&0, 0).map_err(failed)?.header().number)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The state of the paths.
+    pub fn paths(&self) -> Result<PathTable, DatapathError> {
+        self.paths.get(&0, 0).map_err(map_error("PATHS"))
+    }
+
+    /// Replaces the state of the paths; packets see it at once, the plan stays as it is.
+    pub fn set_paths(&mut self, table: &PathTable) -> Result<(), DatapathError> {
+        self.paths.set(0, table, 0).map_err(map_error("PATHS"))
+    }
+
+    /// Writes a next hop (redirect mode only). Index 0 is never used, and an index that the path
+    /// table names must not be changed.
+    pub fn set_next_hop(&mut self, index: u8, hop: &NextHop) -> Result<(), DatapathError> {
+        let failed = map_error("NEXT_HOPS");
+        let fast = self
+            .fast
+            .as_mut()
+            .ok_or_else(|| failed(MapError::KeyNotFound))?;
+        fast.next_hops.set(index.into(), hop, 0).map_err(failed)
+    }
+
+    /// Names the device of a path (redirect mode only).
+    pub fn set_device(&mut self, path: u8, ifindex: u32) -> Result<(), DatapathError> {
+        let missing = map_error("DEVICES");
+        let fast = self
+            .fast
+            .as_mut()
+            .ok_or_else(|| missing(MapError::KeyNotFound))?;
+        fast.devices
+            .set(path.into(), ifindex, None, 0)
+            .map_err(|error| DatapathError::Map {
+                map: "DEVICES",
+                reason: error.to_string(),
+            })
+    }
+
+    /// The counters that are not 0, summed over the CPUs.
+    pub fn counts(&self) -> Result<Vec<ClassCount>, DatapathError> {
+        let mut counts = Vec::new();
+        for class in 0..abi::CLASSES as u16 {
+            for path in 0..mark::PATHS as u8 {
+                let values = self
+                    .counts
+                    .get(&abi::counter(class, path), 0)
+                    .map_err(map_error("COUNTS"))?;
+                let (packets, bytes) = values.iter().fold((0, 0), |sum, count| {
+                    (sum.0 + count.packets, sum.1 + count.bytes)
+                });
+                if packets != 0 {
+                    counts.push(ClassCount {
+                        class,
+                        path,
+                        packets,
+                        bytes,
+                    });
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The reasons that were counted, summed over the CPUs.
+    pub fn reasons(&self) -> Result<Vec<ReasonCount>, DatapathError> {
+        let mut counts = Vec::new();
+        for &reason in Reason::ALL {
+            let values = self
+                .reasons
+                .get(&(reason as u32), 0)
+                .map_err(map_error("REASONS"))?;
+            let packets = values.iter().sum();
+            if packets != 0 {
+                counts.push(ReasonCount { reason, packets });
+            }
+        }
+        Ok(counts)
+    }
+}
+
+fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &PinDir,
+    map: &'static str,
+) -> Result<T, DatapathError> {
+    MapData::from_pin(pins.map(map))
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .map_err(map_error(map))
+}
+
+/// aya's errors name the system call; the operator also wants to know the map.
+fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError + Copy {
+    move |error| {
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+        DatapathError::Map {
+            map,
+            reason: format!("{error}{}", source.unwrap_or_default()),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The kernel programs as built, embedded in the binary.
+
+/// Mark mode.
+pub static MARK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer-mark"));
+/// Redirect mode.
+pub static FAST: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer-fast"));

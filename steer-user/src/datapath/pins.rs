@@ -1,0 +1,115 @@
+//! Where maps and links are pinned.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use steer_common::abi;
+
+use super::DatapathError;
+
+/// The directory of this version's pins, below the configured one.
+#[derive(Clone, Debug)]
+pub struct PinDir {
+    root: PathBuf,
+}
+
+impl PinDir {
+    /// Names the directory; nothing is made yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The configured directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the directories.
+    pub fn create(&self) -> Result<(), DatapathError> {
+        for path in [self.maps(), self.links()] {
+            fs::create_dir_all(&path).map_err(|source| DatapathError::PinDir { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// Whether anything of steer is pinned here.
+    pub fn exists(&self) -> bool {
+        self.root.exists()
+    }
+
+    /// Removes every pin, and with the pins the programs, their attachments and the maps.
+    ///
+    /// Links go first: a program without its maps' pins still works, but nobody could read its
+    /// counters.
+    pub fn remove(&self) -> Result<(), DatapathError> {
+        let wrap = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| DatapathError::PinDir { path, source }
+        };
+        for version in entries(&self.root).map_err(wrap(&self.root))? {
+            for part in ["links", "maps"] {
+                let part = version.join(part);
+                for pin in entries(&part).map_err(wrap(&part))? {
+                    fs::remove_file(&pin).map_err(wrap(&pin))?;
+                }
+                remove_dir(&part).map_err(wrap(&part))?;
+            }
+            remove_dir(&version).map_err(wrap(&version))?;
+        }
+        remove_dir(&self.root).map_err(wrap(&self.root))
+    }
+
+    /// Every link pin of every version, for what attaches and detaches.
+    pub fn link_pins(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        let versions = entries(&self.root).map_err(|source| DatapathError::PinDir {
+            path: self.root.clone(),
+            source,
+        })?;
+        let mut pins = Vec::new();
+        for version in versions {
+            let path = version.join("links");
+            pins.extend(entries(&path).map_err(|source| DatapathError::PinDir { path, source })?);
+        }
+        Ok(pins)
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// BPF file systems refuse names with dots, and interfaces (VLANs) have them: so by index.
+    pub(super) fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{hook}-{ifindex}"))
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("{:016x}", abi::HASH))
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.version().join("maps")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+}
+
+fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(path) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
