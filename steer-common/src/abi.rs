@@ -27,10 +27,10 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Bit of [`PathTable::state`]: packets are steered. Without it everything passes.
+/// Bit of [`PathTable::state`]: new flows are steered. Without it none is, and those that are
+/// steered already stay where they are: by their grant in mark mode, by the flow table in
+/// redirect mode.
 pub const STEERING: u32 = 1 << 16;
-/// Bit of [`PathTable::state`]: flows are recorded as they are (redirect mode's watch period).
-pub const WATCHING: u32 = 1 << 17;
 
 /// The state of the paths: its own lifetime, apart from plan and learned addresses.
 ///
@@ -39,7 +39,7 @@ pub const WATCHING: u32 = 1 << 17;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct PathTable {
-    /// Bit n (1 to 15): path n is up. Bits 16 and 17: [`STEERING`], [`WATCHING`].
+    /// Bit n (1 to 15): path n is up. Bit 16: [`STEERING`].
     pub state: u32,
     /// Which path a client takes, by a hash of its address; 0: none is up.
     pub buckets: [u8; 64],
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn no_path_is_chosen_when_none_is_up() {
-        assert_eq!(table(STEERING | WATCHING | 1, 2).choose(7), None);
+        assert_eq!(table(STEERING | 1, 2).choose(7), None);
         assert_eq!(table(0, 0).choose(0), None);
     }
 }

@@ -62,7 +62,7 @@ reasons! {
     NextHop = 14, "next-hop";
     /// The connection began on another path.
     FlowPinned = 15, "flow-pinned";
-    /// Steering is off or still watches for connections that began before it.
+    /// Steering is off, or still watches for connections that began before it.
     NotSteering = 16, "not-steering";
     /// The frame is for somebody else than this router.
     NotForUs = 17, "not-for-us";

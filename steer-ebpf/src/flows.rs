@@ -2,7 +2,7 @@
 
 use aya_ebpf::{btf_maps::Array, helpers::bpf_ktime_get_ns, macros::btf_map};
 use steer_common::{
-    abi::{PathTable, STEERING, WATCHING},
+    abi::{PathTable, STEERING},
     flow::{self, Bucket, Entry, Oldest, Search},
     reason::Reason,
 };
@@ -24,9 +24,6 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
         return Err(Reason::FlowTable);
     };
     let state = table.state;
-    if state & STEERING == 0 && state & WATCHING == 0 {
-        return Err(Reason::NotSteering);
-    }
     let now = clock();
     let mut search = Search::START;
     let mut way = 0;
@@ -36,7 +33,6 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
     }
     let known = search.result();
     if let Some((slot, entry)) = known
-        && state & WATCHING == 0
         && !packet.syn
         && (packet.tcp || entry.age(now) <= flow::UDP_EPOCHS)
     {
@@ -51,7 +47,7 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
     }
 
     let now = tick();
-    let (chosen, result) = if state & WATCHING != 0 {
+    let (chosen, result) = if state & STEERING == 0 {
         (0, Err(Reason::NotSteering))
     } else if packet.tcp && !packet.syn {
         (0, Err(Reason::FlowPinned))
