@@ -2,6 +2,7 @@
 //! packets that leave by the office's own Internet connection.
 #![deny(missing_docs)]
 
+pub mod config;
 pub mod datapath;
 pub mod endpoints;
 

@@ -1,0 +1,296 @@
+//! The configuration file: its schema, its defaults, and the mistakes it can hold.
+//!
+//! [`Config`] is what the rest of steer works with: everything in it has been checked, so nothing
+//! downstream has to ask again whether an interface name fits or a prefix has host bits.
+
+mod defaults;
+mod error;
+mod locate;
+mod schema;
+mod validate;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+pub use self::error::{ConfigError, ConfigProblem};
+use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
+
+/// A commented sample that names every key.
+pub const SAMPLE: &str = include_str!("../../steer.toml");
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// How packets reach a breakout.
+    pub mode: Mode,
+    /// Where the endpoint list comes from.
+    pub feed: FeedConfig,
+    /// What of it is steered.
+    pub select: Selection,
+    /// Where clients are; at least one.
+    pub lans: Vec<Lan>,
+    /// The way everything else takes, for display and checks.
+    pub backbone: Option<InterfaceName>,
+    /// The ways out, at least one and at most 15; in the order of the file.
+    pub breakouts: Vec<Breakout>,
+    /// Mark mode.
+    pub mark: MarkConfig,
+    /// Redirect mode.
+    pub redirect: RedirectConfig,
+    /// Where steer keeps things on this machine.
+    pub system: SystemConfig,
+}
+
+/// How packets reach a breakout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// TC marks, nftables grants and translates, the kernel routes.
+    Mark,
+    /// XDP forwards by itself.
+    Redirect,
+}
+
+/// Where the endpoint list comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedConfig {
+    /// A file in the web service's JSON; none: the snapshot in the binary. A relative path in the
+    /// configuration is relative to the configuration file.
+    pub file: Option<PathBuf>,
+    /// The cloud whose list it is.
+    pub instance: Instance,
+}
+
+/// What of the endpoint list is steered, and what besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// The categories.
+    pub categories: BTreeSet<Category>,
+    /// The service areas.
+    pub service_areas: BTreeSet<ServiceArea>,
+    /// Sets that are left out although category and area are selected.
+    pub exclude_sets: BTreeSet<SetId>,
+    /// The operator's own destinations.
+    pub include: Vec<OwnInclude>,
+    /// Destinations that are never steered, whatever else says so.
+    pub exclude: Vec<IpNet>,
+}
+
+/// A destination of the operator's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnInclude {
+    /// The name, unique; the class of its counters hangs on it.
+    pub name: String,
+    /// Where; at least one.
+    pub prefixes: Vec<IpNet>,
+    /// Ports over TCP; empty: TCP is not steered.
+    pub tcp: Ports,
+    /// Ports over UDP; empty: UDP is not steered.
+    pub udp: Ports,
+    /// How it ranks against Microsoft's sets.
+    pub category: Category,
+}
+
+/// An interface behind which clients are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lan {
+    /// The interface.
+    pub interface: InterfaceName,
+    /// Whose frames are steered; empty: only those without a tag.
+    pub vlans: Vec<Vlan>,
+    /// The clients; empty: the prefixes the interface is connected to.
+    pub sources: Vec<IpNet>,
+    /// Clients that are left out.
+    pub exclude_sources: Vec<IpNet>,
+}
+
+/// A tag, or two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Vlan {
+    /// 802.1Q, 1 to 4094.
+    Single(u16),
+    /// 802.1ad around 802.1Q: outer and inner id.
+    Stacked(u16, u16),
+}
+
+/// A way out of the office.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breakout {
+    /// The position in the file, from 1: the path id of marks, routing tables and counters.
+    pub id: u8,
+    /// The operator's name for it.
+    pub name: String,
+    /// The interface.
+    pub interface: InterfaceName,
+    /// The IPv4 next hop; none: as the kernel's routes on that link have it.
+    pub gateway: Option<Ipv4Addr>,
+    /// The IPv6 next hop; none: as the kernel's routes on that link have it.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Sources that may leave untranslated.
+    pub valid_sources: Vec<IpNet>,
+    /// Lower is taken first, 1 to 100.
+    pub priority: u8,
+    /// The share among breakouts of equal priority, 1 to 100.
+    pub weight: u8,
+}
+
+/// Mark mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarkConfig {
+    /// How long flows are only watched where conntrack was not in use before.
+    pub watch_period: Duration,
+    /// Who keeps rules and routes.
+    pub routes: Owner,
+    /// Who keeps the nftables table.
+    pub nat: Owner,
+    /// Tables whose more specific routes win over a breakout.
+    pub route_tables: Vec<u32>,
+}
+
+/// Who keeps a part of the system in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// steer does.
+    Steer,
+    /// The box does, and steer leaves it alone.
+    External,
+}
+
+/// Redirect mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedirectConfig {
+    /// Where in the receive path the program sits.
+    pub xdp: Xdp,
+}
+
+/// Where in the receive path an XDP program sits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Xdp {
+    /// In the driver where it can, else generic.
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the stack: every driver can.
+    Generic,
+}
+
+/// Where steer keeps things on this machine; absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemConfig {
+    /// Pinned maps and links, on a bpffs.
+    pub pin_dir: PathBuf,
+    /// What survives a reboot.
+    pub state_dir: PathBuf,
+    /// Sockets.
+    pub run_dir: PathBuf,
+}
+
+/// The name of a network interface as the kernel allows it: 1 to 15 bytes without `/` and blanks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceName(String);
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// Fails with everything that is wrong in it, each mistake with line, column, key and remedy.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::unreadable(&name, &error))?;
+        let mut config = Self::parse(&name, &text)?;
+        if let (Some(file), Some(folder)) = (&mut config.feed.file, path.parent()) {
+            *file = folder.join(&*file);
+        }
+        Ok(config)
+    }
+
+    /// Checks a configuration. `name` is what errors call it.
+    ///
+    /// Fails with everything that is wrong in it.
+    pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text)
+            .map_err(|error| vec![ConfigProblem::of_the_syntax(text, &error)])
+            .and_then(|raw| validate::config(text, raw))
+            .map_err(|problems| ConfigError::new(name, problems))
+    }
+
+    /// The breakout with this path id.
+    pub fn breakout(&self, id: u8) -> Option<&Breakout> {
+        self.breakouts.iter().find(|breakout| breakout.id == id)
+    }
+}
+
+impl Selection {
+    /// What is steered when the configuration does not say: Optimize and Allow of every area,
+    /// without mail transport.
+    pub fn default_for(instance: Instance) -> Self {
+        Self {
+            categories: defaults::CATEGORIES.into(),
+            service_areas: ServiceArea::KNOWN.into(),
+            exclude_sets: instance.sets_off_by_default().iter().copied().collect(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+        }
+    }
+}
+
+impl InterfaceName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for InterfaceName {
+    type Err = &'static str;
+
+    /// Fails with what is wrong (the kernel's `dev_valid_name`).
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty() {
+            return Err("is empty");
+        }
+        if text.len() > 15 {
+            return Err("is longer than the 15 characters of an interface name");
+        }
+        if text == "." || text == ".." || text.contains(['/', ':']) {
+            return Err("is no interface name: '/', ':', \".\" and \"..\" are not allowed");
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err("is no interface name: it holds a blank");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single(id) => write!(f, "{id}"),
+            Self::Stacked(outer, inner) => write!(f, "{outer}.{inner}"),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Mark => "mark",
+            Self::Redirect => "redirect",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

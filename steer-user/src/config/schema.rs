@@ -1,0 +1,125 @@
+//! The file as it is written: names and types of the keys. Values keep their place in the text, so
+//! that [`super::validate`] can point at every mistake.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub(super) type Text = Spanned<String>;
+pub(super) type Number = Spanned<i64>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub mode: Option<Text>,
+    #[serde(default)]
+    pub feed: RawFeed,
+    #[serde(default)]
+    pub select: RawSelect,
+    #[serde(default)]
+    pub lan: Vec<RawLan>,
+    pub backbone: Option<RawBackbone>,
+    #[serde(default)]
+    pub breakout: Vec<RawBreakout>,
+    #[serde(default)]
+    pub mark: RawMark,
+    #[serde(default)]
+    pub redirect: RawRedirect,
+    #[serde(default)]
+    pub system: RawSystem,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFeed {
+    pub file: Option<Text>,
+    pub instance: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSelect {
+    pub categories: Option<Spanned<Vec<Text>>>,
+    pub service_areas: Option<Spanned<Vec<Text>>>,
+    pub exclude_sets: Option<Vec<Number>>,
+    #[serde(default)]
+    pub include: Vec<RawInclude>,
+    #[serde(default)]
+    pub exclude: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInclude {
+    pub name: Text,
+    pub prefixes: Spanned<Vec<Text>>,
+    pub protocol: Option<Text>,
+    pub ports: Option<Text>,
+    pub category: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLan {
+    pub interface: Text,
+    #[serde(default)]
+    pub vlans: Vec<Spanned<NumberOrText>>,
+    #[serde(default)]
+    pub sources: Vec<Text>,
+    #[serde(default)]
+    pub exclude_sources: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBackbone {
+    pub interface: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBreakout {
+    pub name: Text,
+    pub interface: Text,
+    pub gateway: Option<Text>,
+    pub gateway6: Option<Text>,
+    #[serde(default)]
+    pub valid_sources: Vec<Text>,
+    pub priority: Option<Number>,
+    pub weight: Option<Number>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMark {
+    pub mask: Option<Number>,
+    pub watch_period: Option<Text>,
+    pub routes: Option<Text>,
+    pub nat: Option<Text>,
+    pub route_tables: Option<Spanned<Vec<Spanned<NumberOrText>>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRedirect {
+    pub xdp: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the fields are the keys of the file"
+)]
+pub(super) struct RawSystem {
+    pub pin_dir: Option<Text>,
+    pub state_dir: Option<Text>,
+    pub run_dir: Option<Text>,
+}
+
+/// A VLAN is `10` or `"100.20"`, a routing table `"main"` or `100`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "neither a number nor a text")]
+pub(super) enum NumberOrText {
+    Number(i64),
+    Text(String),
+}
