@@ -18,7 +18,7 @@ use nix::{
     time::{ClockId, clock_gettime},
     unistd::Pid,
 };
-use steer_user::bench_object::BENCH;
+use steer_user::datapath::objects::BENCH;
 
 use super::{
     router::{FAR, Far, LAN, NEAR, Router, mac},

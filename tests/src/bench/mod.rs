@@ -13,6 +13,7 @@ mod generator;
 mod report;
 mod router;
 mod rows;
+mod steer;
 mod traffic;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,7 +64,7 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
-        eprint!("\rround {} of {} ", round + 1, options.rounds);
+        eprint!("\rround {} of {}", round + 1, options.rounds);
         let mut samples = Vec::with_capacity(ROWS.len());
         for (row, (prepared, packets)) in ROWS.iter().zip(&rows) {
             let sample = sample(&mut generator, row, prepared, *packets)?;

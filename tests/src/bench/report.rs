@@ -41,8 +41,10 @@ pub struct RowResult {
 /// How many times faster one row is than another.
 #[derive(Debug, Serialize)]
 pub struct RatioResult {
-    /// Faster row / slower row.
-    pub name: &'static str,
+    /// This row …
+    pub faster: &'static str,
+    /// … compared with this one.
+    pub than: &'static str,
     /// Median of the rounds.
     pub median: f64,
     /// Lower quartile.
@@ -60,10 +62,7 @@ pub struct RatioResult {
 impl Report {
     pub(super) fn new(rows: &[Row], ratios: &[Ratio], rounds: &[Vec<Sample>]) -> Self {
         let costs: Vec<Vec<f64>> = (0..rows.len()).map(|row| net_costs(rounds, row)).collect();
-        let cost_of = |id: Id| {
-            let row = rows.iter().position(|row| row.id == id).unwrap_or_default();
-            &costs[row]
-        };
+        let row_of = |id: Id| rows.iter().position(|row| row.id == id);
         let results = rows.iter().enumerate().map(|(index, row)| {
             let ns = quantile(&costs[index], 0.5);
             let arrived = rounds.iter().map(|round| round[index].arrived_share());
@@ -75,19 +74,21 @@ impl Report {
                 arrived: arrived.fold(1.0, f64::min),
             }
         });
-        let ratios = ratios.iter().map(|ratio| {
-            let paired = cost_of(ratio.to).iter().zip(cost_of(ratio.of));
+        let ratios = ratios.iter().filter_map(|ratio| {
+            let (of, to) = (row_of(ratio.of)?, row_of(ratio.to)?);
+            let paired = costs[to].iter().zip(&costs[of]);
             let values: Vec<f64> = paired.map(|(to, of)| to / of).collect();
             let median = quantile(&values, 0.5);
-            RatioResult {
-                name: ratio.name,
+            Some(RatioResult {
+                faster: rows[of].name,
+                than: rows[to].name,
                 median,
                 lower: quantile(&values, 0.25),
                 upper: quantile(&values, 0.75),
                 gate: ratio.gate,
                 goal: ratio.goal,
                 passed: ratio.gate.is_none_or(|gate| median >= gate),
-            }
+            })
         });
         let (rows, ratios): (Vec<_>, Vec<_>) = (results.collect(), ratios.collect());
         let passed = ratios.iter().all(|ratio| ratio.passed);
@@ -165,7 +166,7 @@ impl fmt::Display for Report {
                 (None, _) => "",
             };
             ratios.add_row([
-                ratio.name.to_owned(),
+                format!("{} / {}", ratio.faster, ratio.than),
                 format!("{:.2}", ratio.median),
                 format!("{:.2} – {:.2}", ratio.lower, ratio.upper),
                 wanted(ratio.gate),

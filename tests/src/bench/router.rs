@@ -12,6 +12,9 @@ pub const BREAKOUT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The routing table of the breakout in rows that use `ip rule`.
 pub const BREAKOUT_TABLE: u32 = 100;
 
+/// The LAN's prefix.
+pub const CLIENTS: &str = "10.20.0.0/16";
+
 /// A frame's way: who sends it and who receives it.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {

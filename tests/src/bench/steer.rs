@@ -1,0 +1,108 @@
+//! steer's own programs on a router that is measured.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use steer_common::{
+    abi::{NextHop, PathTable, STEERING},
+    chunk::SourceKind,
+    image::{Claim, Image, Order, Source},
+    mark,
+    rule::{Rule, UDP},
+};
+use steer_user::datapath::{Datapath, LogLevel, Mode, PinDir, Port, XdpChoice};
+
+use super::{
+    router::{self, Router},
+    traffic::Traffic,
+};
+
+/// The breakout's path.
+pub const PATH: u8 = 1;
+
+/// steer on one router, until it is dropped.
+pub struct Steer {
+    pins: PinDir,
+}
+
+impl Steer {
+    /// Loads the programs of a mode, publishes the plan, and attaches to the LAN.
+    pub fn start(router: &Router, mode: Mode, traffic: &Traffic) -> Result<Self> {
+        let pins = Path::new("/sys/fs/bpf").join(router.namespace.name());
+        let steer = Self {
+            pins: PinDir::new(pins),
+        };
+        // Interface indexes mean those of this namespace.
+        router
+            .namespace
+            .run(|| steer.attach(router, mode, traffic))?;
+        Ok(steer)
+    }
+
+    fn attach(&self, router: &Router, mode: Mode, traffic: &Traffic) -> Result<()> {
+        let port = Port {
+            interface: "lan0".into(),
+            ifindex: router.lan.near,
+            mac: Some(router.lan.near_mac),
+            vlans: Vec::new(),
+        };
+        let pins = self.pins.clone();
+        let mut datapath = Datapath::load(mode, pins, vec![port], 0x0365, LogLevel::Off)?;
+        let maps = datapath.maps_mut();
+        maps.publish(image(traffic)?)?;
+        let mut table = PathTable {
+            state: STEERING | 1 << PATH,
+            buckets: [PATH; 64],
+            next_hops: [[0; 2]; mark::PATHS],
+        };
+        if mode == Mode::Redirect {
+            const HOP: u8 = 1;
+            let mut macs = [0; 12];
+            macs[..6].copy_from_slice(&router.breakout.far_mac);
+            macs[6..].copy_from_slice(&router.breakout.near_mac);
+            maps.set_device(PATH, router.breakout.near)?;
+            maps.set_next_hop(
+                HOP,
+                &NextHop {
+                    macs,
+                    device: PATH.into(),
+                    mtu: 1500,
+                },
+            )?;
+            table.next_hops[usize::from(PATH)] = [HOP, 0];
+        }
+        maps.set_paths(&table)?;
+        datapath.attach(XdpChoice::Native)?;
+        Ok(())
+    }
+}
+
+impl Drop for Steer {
+    fn drop(&mut self) {
+        if let Err(error) = self.pins.remove() {
+            eprintln!("warning: {error}");
+        }
+    }
+}
+
+fn image(traffic: &Traffic) -> Result<Image> {
+    let claims: Vec<Claim> = traffic
+        .prefixes
+        .iter()
+        .map(|prefix| {
+            let prefix = (*prefix).into();
+            let ports = [(443, 443), (3478, 3481)];
+            let rules = ports.map(|(first, last)| Rule::steer(1, UDP, first, last));
+            Claim {
+                prefix,
+                order: Order::new(1, &prefix, 1),
+                rules: rules.to_vec(),
+            }
+        })
+        .collect();
+    let clients = Source {
+        prefix: router::CLIENTS.parse()?,
+        kind: SourceKind::Client,
+    };
+    Image::build(&claims, &[clients]).context("the plan does not fit")
+}
