@@ -5,3 +5,4 @@
 pub mod config;
 pub mod datapath;
 pub mod endpoints;
+pub mod system;

@@ -1,0 +1,198 @@
+//! The numbers steer uses inside the kernel: bits of the packet and connection mark, rule
+//! priorities, table ids. They were chosen clear of mwan3, Tailscale, Kubernetes, pbr and FRR, and
+//! every one is a type of its own, so that a mark cannot be passed where a table id is meant.
+
+use std::fmt;
+
+use steer_common::mark;
+
+/// The routing protocol number steer writes on its routes and rules, by which it knows its own.
+pub const PROTOCOL: u8 = 86;
+
+/// A path's number, 1 to 15: the position of the breakout in the configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathId(u8);
+
+impl PathId {
+    /// The highest number that fits into the mark's four bits.
+    pub const MAX: u8 = 15;
+
+    /// `None` unless `id` is between 1 and [`PathId::MAX`]; 0 means "no path is up" in a wish.
+    pub const fn new(id: u8) -> Option<Self> {
+        match id {
+            1..=Self::MAX => Some(Self(id)),
+            _ => None,
+        }
+    }
+
+    /// The number, 1 to 15.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The mark the fast path writes: "this packet should leave by this path".
+    pub const fn wish(self) -> Mark {
+        Mark(Mark::WISH.0 | self.bits())
+    }
+
+    /// The mark nftables answers with, the only one that is routed and translated.
+    pub const fn grant(self) -> Mark {
+        Mark(Mark::GRANT.0 | self.bits())
+    }
+
+    /// The routing table that holds nothing but this path's default routes.
+    pub const fn table(self) -> TableId {
+        TableId(TableId::PATHS.0 + self.0 as u32)
+    }
+
+    /// The number at its place in a mark.
+    pub const fn bits(self) -> u32 {
+        (self.0 as u32) << mark::ID_SHIFT
+    }
+}
+
+impl fmt::Display for PathId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Bits of a packet's or a connection's mark, in host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark(u32);
+
+impl Mark {
+    /// All bits steer owns; the rest of every mark belongs to others.
+    pub const MASK: Self = Self(mark::MASK);
+    /// The path number's bits.
+    pub const ID: Self = Self(mark::ID_MASK);
+    /// "Should leave by path n"; in a connection mark: "asked for, not yet seen leaving".
+    pub const WISH: Self = Self(mark::WISH);
+    /// "May leave by path n."
+    pub const GRANT: Self = Self(mark::GRANT);
+    /// Wish and grant: which of the two a mark of ours is.
+    pub const KIND: Self = Self(Self::WISH.0 | Self::GRANT.0);
+
+    /// Any 32 bits, as read from the kernel.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The bits as the kernel has them.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The other owners' part of the 32 bits.
+    pub const fn others(self) -> Self {
+        Self(!self.0)
+    }
+
+    /// The path a connection mark with these bits was granted; `None` if it is not a grant.
+    pub const fn granted_path(bits: u32) -> Option<PathId> {
+        if bits & Self::KIND.0 == Self::GRANT.0 {
+            PathId::new(((bits & Self::ID.0) >> mark::ID_SHIFT) as u8)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#010x}", self.0)
+    }
+}
+
+/// A routing table's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId(pub u32);
+
+impl TableId {
+    /// The kernel's main table.
+    pub const MAIN: Self = Self(254);
+    /// Path n has the table with this number plus n.
+    const PATHS: Self = Self(36500);
+
+    /// Whether this is one of the tables steer keeps for its paths.
+    pub const fn is_ours(self) -> bool {
+        self.0 > Self::PATHS.0 && self.0 <= Self::PATHS.0 + PathId::MAX as u32
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::MAIN => f.write_str("main"),
+            Self(id) => id.fmt(f),
+        }
+    }
+}
+
+/// A policy rule's priority; the lowest is asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RulePriority(u32);
+
+impl RulePriority {
+    /// Before the next two: what `main` knows better than a default route wins.
+    pub const LINK_SPECIFIC: Self = Self(597);
+    /// The router's own packets from a breakout's address.
+    pub const FROM: Self = Self(598);
+    /// The router's own packets bound to a breakout's device (probes).
+    pub const DEVICE: Self = Self(599);
+    /// Granted packets: more specific routes of `main` and of the operator's tables win.
+    pub const SPECIFIC: Self = Self(600);
+
+    /// The rule that sends a path's granted packets to its table: 601 to 615.
+    pub const fn path(id: PathId) -> Self {
+        Self(Self::SPECIFIC.0 + id.0 as u32)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// `None` unless `priority` lies in the range steer uses.
+    pub const fn of_ours(priority: u32) -> Option<Self> {
+        if priority >= Self::LINK_SPECIFIC.0 && priority <= Self::SPECIFIC.0 + PathId::MAX as u32 {
+            Some(Self(priority))
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for RulePriority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+const _: () = assert!(mark::PATHS == PathId::MAX as usize + 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_stay_inside_our_mask_and_name_their_path() {
+        for id in 1..=PathId::MAX {
+            let id = PathId::new(id).unwrap();
+            for mark in [id.wish(), id.grant()] {
+                assert_eq!(mark.bits() & Mark::MASK.others().bits(), 0, "{mark}");
+            }
+            assert_eq!(Mark::granted_path(id.grant().bits() | 0xff), Some(id));
+            assert_eq!(Mark::granted_path(id.wish().bits()), None);
+            assert!(id.table().is_ours());
+            assert_eq!(
+                RulePriority::of_ours(RulePriority::path(id).get()),
+                Some(RulePriority::path(id))
+            );
+        }
+        assert_eq!(PathId::new(0), None);
+        assert_eq!(PathId::new(16), None);
+        assert!(!TableId::MAIN.is_ours());
+        assert_eq!(RulePriority::of_ours(616), None);
+    }
+}
