@@ -33,8 +33,13 @@
 pub mod bench;
 pub mod lab;
 pub mod m365;
+pub mod marker;
 pub mod namespace;
+pub mod residue;
+pub mod scenario;
 pub mod server;
+pub mod steer;
+pub mod steering;
 pub mod traffic;
 pub mod wan;
 pub mod wire;

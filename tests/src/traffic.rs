@@ -126,7 +126,7 @@ impl Flow {
 }
 
 /// Probes all flows at the same time; the answers come in the order of the flows.
-pub fn probe_all(client: &Namespace, flows: &[Flow]) -> Result<Vec<Answer>> {
+pub fn probe_each(client: &Namespace, flows: &[Flow]) -> Vec<Result<Answer>> {
     thread::scope(|scope| {
         let probes: Vec<_> = flows
             .iter()
@@ -138,6 +138,11 @@ pub fn probe_all(client: &Namespace, flows: &[Flow]) -> Result<Vec<Answer>> {
         });
         answers.collect()
     })
+}
+
+/// Probes all flows at the same time. Fails with the first that got no answer.
+pub fn probe_all(client: &Namespace, flows: &[Flow]) -> Result<Vec<Answer>> {
+    probe_each(client, flows).into_iter().collect()
 }
 
 impl fmt::Display for Flow {
@@ -404,26 +409,46 @@ impl Fleet {
     }
 
     /// Waits until every flow that is not broken got an answer to a message sent after this call.
-    /// A flow that stays silent for `patience` is returned as an error.
-    pub fn wait_for_answers(&self, patience: Duration) -> Result<()> {
+    /// Returns those that stayed silent for `patience`.
+    pub fn wait_for_silent(&self, patience: Duration) -> Vec<Record> {
         let sent: Vec<u64> = self.records().iter().map(|record| record.sent).collect();
         let deadline = Instant::now() + patience;
         loop {
-            let records = self.records();
-            let silent = records.iter().zip(&sent).find(|(record, sent)| {
-                record.broken.is_none() && record.newest_answered.is_none_or(|new| new < **sent)
-            });
-            let Some((silent, _)) = silent else {
-                return Ok(());
-            };
-            if Instant::now() > deadline {
-                bail!(
-                    "{} from {} is silent since {patience:?}",
-                    silent.flow,
-                    silent.local
-                );
+            let records = self.records().into_iter().zip(&sent);
+            let silent: Vec<_> = records
+                .filter(|(record, sent)| {
+                    record.broken.is_none() && record.newest_answered.is_none_or(|new| new < **sent)
+                })
+                .map(|(record, _)| record)
+                .collect();
+            if silent.is_empty() || Instant::now() > deadline {
+                return silent;
             }
             thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until every flow got an answer to a message sent after this call.
+    pub fn wait_for_answers(&self, patience: Duration) -> Result<()> {
+        if let Some(silent) = self.wait_for_silent(patience).first() {
+            bail!(
+                "{} from {} is silent since {patience:?}",
+                silent.flow,
+                silent.local
+            );
+        }
+        match self
+            .records()
+            .into_iter()
+            .find(|record| record.broken.is_some())
+        {
+            Some(broken) => bail!(
+                "{} from {} broke: {:?}",
+                broken.flow,
+                broken.local,
+                broken.broken
+            ),
+            None => Ok(()),
         }
     }
 
@@ -457,16 +482,18 @@ fn sail(mut open: Vec<Open>, records: &Mutex<Vec<Record>>, stop: &AtomicBool, pe
         .enumerate()
         .map(|(i, open)| (open.descriptor().as_raw_fd(), i))
         .collect();
-    let mut next_round = Instant::now();
+    // The flows speak one after the other, spread over the period, as real ones would: whatever
+    // happens to the router meets some of them between a question and its answer, and some idle.
+    let begin = Instant::now();
+    let share = period / u32::try_from(open.len()).unwrap_or(u32::MAX).max(1);
+    let mut due: Vec<Instant> = (0..).zip(&open).map(|(i, _)| begin + share * i).collect();
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
-        if now >= next_round {
-            next_round = now + period;
-            for (open, record) in open.iter_mut().zip(lock(records).iter_mut()) {
-                if record.broken.is_none() {
-                    note(record, open.send(record.sent));
-                    record.sent += 1;
-                }
+        for ((open, record), due) in open.iter_mut().zip(lock(records).iter_mut()).zip(&mut due) {
+            if now >= *due && record.broken.is_none() {
+                *due = now + period;
+                note(record, open.send(record.sent));
+                record.sent += 1;
             }
         }
         let ready: Vec<usize> = {
@@ -475,7 +502,8 @@ fn sail(mut open: Vec<Open>, records: &Mutex<Vec<Record>>, stop: &AtomicBool, pe
             let mut polled: Vec<_> = alive
                 .map(|(open, _)| PollFd::new(open.descriptor(), PollFlags::POLLIN))
                 .collect();
-            let wait = next_round.saturating_duration_since(Instant::now());
+            // Short, so that a sender is late by little.
+            let wait = share.clamp(Duration::from_millis(1), Duration::from_millis(10));
             let _ = poll(
                 &mut polled,
                 PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO),

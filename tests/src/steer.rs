@@ -1,0 +1,406 @@
+//! Runs the real `steer` binary in the lab's router, with a configuration that fits the lab.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::lab::{Lab, LanKind};
+
+/// How steer takes packets to the breakout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Marks, nftables and policy routing.
+    #[default]
+    Mark,
+    /// XDP.
+    Redirect,
+}
+
+impl Mode {
+    /// The word of the configuration file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::Redirect => "redirect",
+        }
+    }
+}
+
+/// What a lab's configuration file says beyond the office's interfaces and addresses.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Mark or redirect.
+    pub mode: Mode,
+    /// How long steer watches flows before it steers new ones, where conntrack was not in use.
+    pub watch_period: Duration,
+    /// More lines for the `[[lan]]` table, such as `exclude_sources`.
+    pub lan: String,
+    /// More lines for the end of the file, such as `[select]` or `[feed]`.
+    pub more: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        // Long enough for every flow of a lab to be heard of: they speak ten times a second.
+        let watch_period = Duration::from_secs(3);
+        Self {
+            mode: Mode::Mark,
+            watch_period,
+            lan: String::new(),
+            more: String::new(),
+        }
+    }
+}
+
+/// The longest that a start may take beyond the watch period. Only a guard against hanging.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A `steer` that runs in the router. Dropping it kills it and detaches.
+#[derive(Debug)]
+pub struct Steer<'lab> {
+    lab: &'lab Lab,
+    child: Option<Child>,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl<'lab> Steer<'lab> {
+    /// Writes the configuration, starts `steer run` and waits until it is steering.
+    pub fn start(lab: &'lab Lab, settings: &Settings) -> Result<Self> {
+        let config = write_config(lab, settings)?;
+        let mut steer = Self {
+            lab,
+            child: None,
+            config,
+            log: lab.directory().join("steer.log"),
+        };
+        steer.run()?;
+        steer.wait_until_steering(settings.watch_period + PATIENCE)?;
+        Ok(steer)
+    }
+
+    /// Starts the controller without waiting. It must not be running.
+    pub fn run(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "steer is already running");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
+        let mut command = self.lab.router.command(binary()?);
+        command.arg("run").arg("--config").arg(&self.config);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.child = Some(command.spawn().context("start steer")?);
+        Ok(())
+    }
+
+    /// Waits until the controller says that it steers.
+    pub fn wait_until_steering(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let said = match self.status() {
+                Ok(status) if status["state"] == "steering" => return Ok(()),
+                Ok(status) => format!("state {}", status["state"]),
+                Err(error) => format!("{error:#}"),
+            };
+            if let Some(child) = &mut self.child
+                && let Some(status) = child.try_wait()?
+            {
+                self.child = None;
+                bail!("steer ended with {status}:\n{}", self.log());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "steer is not steering after {patience:?} ({said}):\n{}",
+                    self.log()
+                );
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `steer status --json`.
+    pub fn status(&self) -> Result<Value> {
+        let output = self.command(&["status", "--json"])?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        serde_json::from_slice(&output.stdout).context("steer status --json")
+    }
+
+    /// Runs another `steer` command with this router's configuration, to its end.
+    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
+        command(self.lab, &self.config, arguments)
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The controller's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Kills the controller as a crash would; what it set up stays.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks the controller to end (SIGTERM) and waits for it.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+            let status = child.wait()?;
+            ensure!(
+                status.success(),
+                "steer ended with {status}:\n{}",
+                self.log()
+            );
+        }
+        Ok(())
+    }
+
+    /// `steer detach`: takes everything back that steer put into the router.
+    pub fn detach(mut self) -> Result<()> {
+        let output = self.command(&["detach"])?;
+        ensure!(
+            output.status.success(),
+            "steer detach failed with {}: {}{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        // A detach that went well stopped the controller, too.
+        if let Some(mut child) = self.child.take() {
+            let deadline = Instant::now() + PATIENCE;
+            while child.try_wait()?.is_none() {
+                if Instant::now() > deadline {
+                    child.kill()?;
+                    child.wait()?;
+                    bail!("steer still ran after detach:\n{}", self.log());
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel's ids of the programs, maps and links that the running controller holds. The kernel gives ids that count up, so one that is gone never comes back.
+    pub fn bpf_objects(&self) -> Result<BTreeSet<BpfObject>> {
+        let mut objects = BTreeSet::new();
+        if let Some(pid) = self.pid() {
+            for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+                // A descriptor may be closed while the directory is read.
+                let Ok(text) = fs::read_to_string(entry?.path()) else {
+                    continue;
+                };
+                objects.extend(text.lines().filter_map(BpfObject::parse));
+            }
+        }
+        Ok(objects)
+    }
+
+    /// The end of what the controller said.
+    pub fn log(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+impl Drop for Steer<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            eprintln!("the lab could not end steer: {error:#}");
+        }
+        // The namespaces go with the lab; links and pins of a killed steer must not stay.
+        let _ = self.command(&["detach"]);
+    }
+}
+
+/// Runs a `steer` command in the router with this configuration, to its end.
+pub fn command(lab: &Lab, config: &Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = lab.router.command(binary()?);
+    command
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::null());
+    command
+        .output()
+        .with_context(|| format!("run steer {}", arguments.join(" ")))
+}
+
+/// A program, map or link in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BpfObject {
+    /// A program.
+    Program(u32),
+    /// A map.
+    Map(u32),
+    /// A link: the attachment of a program.
+    Link(u32),
+}
+
+impl BpfObject {
+    /// A line of a descriptor's fdinfo.
+    fn parse(line: &str) -> Option<Self> {
+        let (key, id) = line.split_once(':')?;
+        let id = id.trim().parse().ok()?;
+        match key {
+            "prog_id" => Some(Self::Program(id)),
+            "map_id" => Some(Self::Map(id)),
+            "link_id" => Some(Self::Link(id)),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel still has it.
+    pub fn exists(self) -> Result<bool> {
+        let (kind, id) = match self {
+            Self::Program(id) => ("prog", id),
+            Self::Map(id) => ("map", id),
+            Self::Link(id) => ("link", id),
+        };
+        let output = Command::new("bpftool")
+            .args([kind, "show", "id", &id.to_string()])
+            .output()
+            .context("run bpftool")?;
+        Ok(output.status.success())
+    }
+}
+
+/// Writes a configuration for this lab and returns its path.
+pub fn write_config(lab: &Lab, settings: &Settings) -> Result<PathBuf> {
+    let path = lab.directory().join("steer.toml");
+    fs::write(&path, config_text(lab, settings))
+        .with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
+fn config_text(lab: &Lab, settings: &Settings) -> String {
+    let Settings {
+        mode,
+        watch_period,
+        lan,
+        more,
+    } = settings;
+    let (lan4, lan6) = lab.lan();
+    let valid = match lab.options.lan {
+        LanKind::Private => String::new(),
+        LanKind::Public => format!(r#""{lan4}", "{lan6}""#),
+    };
+    let breakouts: Vec<String> = lab
+        .breakouts()
+        .iter()
+        .enumerate()
+        .map(|(index, breakout)| {
+            let (gateway, gateway6) = breakout.gateway;
+            format!(
+                "[[breakout]]\nname = \"isp-{number}\"\ninterface = \"{}\"\n\
+                 gateway = \"{gateway}\"\ngateway6 = \"{gateway6}\"\n\
+                 valid_sources = [{valid}]\npriority = {number}\n",
+                breakout.interface,
+                number = index + 1,
+            )
+        })
+        .collect();
+    let directory = lab.directory();
+    format!(
+        "mode = \"{mode}\"\n\
+         [[lan]]\ninterface = \"lan0\"\n{lan}\n\
+         [backbone]\ninterface = \"bb0\"\n\
+         {breakouts}\
+         [mark]\nwatch_period = \"{watch}ms\"\n\
+         [system]\npin_dir = \"{pins}\"\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\n\
+         {more}\n",
+        mode = mode.name(),
+        breakouts = breakouts.concat(),
+        watch = watch_period.as_millis(),
+        pins = lab.pin_directory().display(),
+        state = directory.join("state").display(),
+        run = directory.join("run").display(),
+    )
+}
+
+/// The `steer` binary: `STEER_BIN`, else the one of this build. Under `cargo test` it is built
+/// first, so that no test ever judges an old one.
+pub fn binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match BINARY.get_or_init(|| find_binary().map_err(|error| format!("{error:#}"))) {
+        Ok(path) => Ok(path),
+        Err(error) => bail!("{error}"),
+    }
+}
+
+fn find_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("STEER_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe()?;
+    // target/<profile>/deps/<test> or target/<profile>/steer-lab
+    let directory = own.parent().context("this program is in no directory")?;
+    let is_test = directory.file_name().is_some_and(|name| name == "deps");
+    let directory = if is_test {
+        directory.parent().unwrap_or(directory)
+    } else {
+        directory
+    };
+    if let (true, Some(cargo)) = (is_test, env::var_os("CARGO")) {
+        // Both packages together: the same features, so nothing is built twice.
+        let mut build = Command::new(cargo);
+        build.args([
+            "build",
+            "--quiet",
+            "-p",
+            "steer-user",
+            "-p",
+            "steer-tests",
+            "--bin",
+            "steer",
+        ]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        ensure!(build.status()?.success(), "steer does not build");
+    }
+    let path = directory.join("steer");
+    ensure!(
+        path.exists(),
+        "{} does not exist: build it with `cargo build`, or name one with STEER_BIN",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The end of a file for an error message; what cannot be read is said in its place.
+fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("read {}", path.display()))
+        .unwrap_or_else(|error| format!("{error:#}"));
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
