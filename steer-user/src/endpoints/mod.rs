@@ -141,10 +141,11 @@ impl Feed {
         })
     }
 
-    /// Refuses the feed if one of its prefixes overlaps a network of the office: steering those
-    /// would cut hosts of the office off from each other.
-    pub fn check_against(&self, office: &[IpNet]) -> Result<(), FeedError> {
-        let problems = validate::overlaps(&self.sets, office);
+    /// Refuses the feed if one of its prefixes overlaps a network of the office, unless `exclude`
+    /// holds what both have in common: steering it would cut hosts of the office off from each
+    /// other.
+    pub fn check_against(&self, office: &[IpNet], exclude: &[IpNet]) -> Result<(), FeedError> {
+        let problems = validate::overlaps(&self.sets, office, exclude);
         if problems.is_empty() {
             return Ok(());
         }

@@ -181,7 +181,7 @@ fn a_feed_that_overlaps_the_office_is_refused() {
         ("40.0.0.0/8", true),
         ("40.126.64.0/18", false),
     ] {
-        let outcome = feed.check_against(&[office.parse().unwrap()]);
+        let outcome = feed.check_against(&[office.parse().unwrap()], &[]);
         assert_eq!(outcome.is_err(), overlaps, "{office}");
         if let Err(error) = outcome {
             let message = error.to_string();
@@ -189,6 +189,21 @@ fn a_feed_that_overlaps_the_office_is_refused() {
                 assert!(message.contains(part), "{part} is missing in\n{message}");
             }
         }
+    }
+}
+
+#[test]
+fn an_overlap_that_is_excluded_is_accepted() {
+    let feed = Feed::builtin().unwrap();
+    let lan = "40.126.1.0/24".parse().unwrap();
+    for (exclude, accepted) in [
+        ("40.126.1.0/24", true),
+        ("40.126.0.0/16", true),
+        ("40.126.1.0/25", false),
+        ("40.127.0.0/16", false),
+    ] {
+        let outcome = feed.check_against(&[lan], &[exclude.parse().unwrap()]);
+        assert_eq!(outcome.is_ok(), accepted, "{exclude}");
     }
 }
 

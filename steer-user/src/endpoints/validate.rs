@@ -139,17 +139,25 @@ fn set_id(record: &Value) -> Result<SetId, String> {
     }
 }
 
-/// Prefixes of the feed that overlap networks of the office.
-pub(super) fn overlaps(sets: &[EndpointSet], office: &[IpNet]) -> Vec<FeedProblem> {
+/// Prefixes of the feed that overlap networks of the office outside of `exclude`.
+pub(super) fn overlaps(
+    sets: &[EndpointSet],
+    office: &[IpNet],
+    exclude: &[IpNet],
+) -> Vec<FeedProblem> {
+    let dangerous = |prefix: &IpNet, lan: &IpNet| {
+        let common = if lan.contains(prefix) { prefix } else { lan };
+        overlap(lan, prefix) && !exclude.iter().any(|excluded| excluded.contains(common))
+    };
     let mut problems = Vec::new();
     for set in sets {
         for prefix in &set.prefixes {
-            if let Some(lan) = office.iter().find(|lan| overlap(lan, prefix)) {
+            if let Some(lan) = office.iter().find(|lan| dangerous(prefix, lan)) {
                 problems.push(FeedProblem {
                     place: Place::Set(set.id, format!("ips \"{prefix}\"")),
                     reason: format!("overlaps {lan}, a network of this office"),
-                    remedy: "if the office really uses that network, write the prefix into \
-                             select.exclude; else correct `sources` of the LAN",
+                    remedy: "correct `sources` of the LAN; or, if the office really uses that \
+                             network, write it into select.exclude",
                 });
             }
         }

@@ -1,0 +1,83 @@
+//! Why there is no plan, in words for the operator.
+
+use ipnet::IpNet;
+use steer_common::{
+    chunk::RULES_PER_ENTRY,
+    image::{ImageError, MAX_CLAIMS},
+};
+
+use super::{ClassLabel, RegistryFull, compile::Want};
+use crate::endpoints::FeedError;
+
+/// Why a plan could not be made. The one in use stays in use.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The feed does not fit this office.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// A prefix that is never steered was asked for.
+    #[error("{who}: {prefix} holds {kind} addresses, which are never steered; remove the prefix")]
+    NeverSteered {
+        /// Who asked for it.
+        who: ClassLabel,
+        /// The prefix.
+        prefix: IpNet,
+        /// What kind of addresses.
+        kind: &'static str,
+    },
+    /// Two includes whose names have the same id.
+    #[error("the includes {0:?} and {1:?} get the same id from their names; rename one of them")]
+    SameId(String, String),
+    /// No class number is left.
+    #[error(
+        "{0}; stop steer with `steer detach` and remove the class registry from its state folder"
+    )]
+    Registry(#[from] RegistryFull),
+    /// The plan is larger than the tables.
+    #[error("the plan does not fit: {source}; {hint}")]
+    Tables {
+        /// Which limit.
+        source: ImageError,
+        /// Who takes most, and what to do.
+        hint: String,
+    },
+}
+
+impl PlanError {
+    pub(super) fn tables(source: ImageError, wants: &[Want]) -> Self {
+        let hint = match &source {
+            ImageError::Rules { address, .. } => {
+                let there: Vec<String> = wants
+                    .iter()
+                    .filter(|want| want.prefixes.iter().any(|prefix| prefix.contains(address)))
+                    .map(|want| want.class.label.to_string())
+                    .collect();
+                format!(
+                    "there are {}: name fewer port ranges in an include, or exclude sets until {RULES_PER_ENTRY} are left",
+                    there.join(", ")
+                )
+            }
+            ImageError::Claims { .. }
+            | ImageError::Entries
+            | ImageError::Segments
+            | ImageError::Boundaries
+            | ImageError::Chunks => largest(wants),
+        };
+        Self::Tables { source, hint }
+    }
+}
+
+fn largest(wants: &[Want]) -> String {
+    let total: usize = wants.iter().map(|want| want.prefixes.len()).sum();
+    let largest = wants.iter().max_by_key(|want| want.prefixes.len());
+    let who = largest.map_or_else(String::new, |want| {
+        format!(
+            ", most of them ({}) in {}",
+            want.prefixes.len(),
+            want.class.label
+        )
+    });
+    format!(
+        "there are {total} prefixes (of at most {MAX_CLAIMS}){who}: select fewer sets or prefixes"
+    )
+}

@@ -1,0 +1,159 @@
+//! Feed + configuration -> plan: which traffic is steered, and as which class. Pure.
+//!
+//! For a destination, protocol and port, every selected set whose prefix and ports match is a
+//! candidate; the highest category wins, then the longest prefix, then the lowest id. A plan holds
+//! the tables that the kernel programs read, and answers from those same tables.
+
+mod class;
+mod compile;
+mod decide;
+mod error;
+mod explain;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use steer_common::{chunk, image::Image};
+
+pub use self::{
+    class::{Class, ClassKey, ClassLabel, ClassRegistry, RegistryFull, SourceList, own_id},
+    decide::{Flow, Match, Pass, Unselected, Verdict},
+    error::PlanError,
+};
+use crate::{
+    config::{Config, InterfaceName, Selection},
+    endpoints::Feed,
+};
+
+/// What is steered: the tables for the kernel, and what they mean.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    feed: Feed,
+    select: Selection,
+    site: Site,
+    classes: Vec<Class>,
+    image: Image,
+    size: Size,
+}
+
+/// What the plan has to know of the office and its router.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Site {
+    /// The clients' prefixes; `None`: not known here, so that every source counts as a client.
+    pub clients: Option<Vec<IpNet>>,
+    /// Clients that are left out; the most specific prefix of both lists wins.
+    pub left_out: Vec<IpNet>,
+    /// Addresses of the router itself: never steered.
+    pub router: Vec<IpAddr>,
+}
+
+/// How large a plan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    /// Endpoint sets of Microsoft's that are steered.
+    pub sets: usize,
+    /// Includes of the operator's own.
+    pub own: usize,
+    /// Different IPv4 prefixes of both.
+    pub prefixes_v4: usize,
+    /// Different IPv6 prefixes of both.
+    pub prefixes_v6: usize,
+    /// Different lists of port rules, of at most [`chunk::MAX_ENTRIES`].
+    pub entries: u32,
+    /// Blocks of the tables in use, of [`chunk::CHUNKS`].
+    pub chunks: usize,
+}
+
+impl Plan {
+    /// Compiles a plan. Classes that are new are added to `registry`.
+    ///
+    /// Fails when the feed overlaps the office, an include is one that is never steered, or the
+    /// plan does not fit into the tables; `registry` is then as it was.
+    pub fn compile(
+        feed: Feed,
+        select: Selection,
+        site: Site,
+        registry: &mut ClassRegistry,
+    ) -> Result<Self, PlanError> {
+        compile::plan(feed, select, site, registry)
+    }
+
+    /// What happens to a flow, by the tables of this plan.
+    pub fn decide(&self, flow: &Flow) -> Verdict<'_> {
+        decide::verdict(self, flow)
+    }
+
+    /// The tables for the kernel.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The classes that packets can turn out to be, in the order of precedence.
+    pub fn classes(&self) -> &[Class] {
+        &self.classes
+    }
+
+    /// The class with this index in the registry.
+    pub fn class(&self, index: u16) -> Option<&Class> {
+        self.classes.iter().find(|class| class.index == index)
+    }
+
+    /// The feed it was made from.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// What was selected of it.
+    pub fn selection(&self) -> &Selection {
+        &self.select
+    }
+
+    /// How large it is.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+}
+
+impl Site {
+    /// The site as the configuration has it. `connected` gives the prefixes that an interface is
+    /// connected to, for LANs without `sources`, or `None` where that is not known; `router` are
+    /// the router's own addresses.
+    pub fn of(
+        config: &Config,
+        mut connected: impl FnMut(&InterfaceName) -> Option<Vec<IpNet>>,
+        router: Vec<IpAddr>,
+    ) -> Self {
+        let mut clients = Some(Vec::new());
+        for lan in &config.lans {
+            let sources = if lan.sources.is_empty() {
+                connected(&lan.interface)
+            } else {
+                Some(lan.sources.clone())
+            };
+            clients = clients.zip(sources).map(|(mut all, more)| {
+                all.extend(more);
+                all
+            });
+        }
+        let left_out = config
+            .lans
+            .iter()
+            .flat_map(|lan| lan.exclude_sources.clone())
+            .collect();
+        Self {
+            clients,
+            left_out,
+            router,
+        }
+    }
+}
+
+impl Size {
+    /// Memory of one generation in the kernel, in bytes; the same for every plan.
+    pub const fn generation_bytes() -> usize {
+        chunk::CHUNKS as usize * size_of::<chunk::Chunk>()
+    }
+}
+
+#[cfg(test)]
+mod tests;
