@@ -15,6 +15,7 @@ pub mod facts;
 mod kernel;
 mod mark;
 pub mod nft;
+pub mod owners;
 mod route;
 mod rule;
 mod sysctl;

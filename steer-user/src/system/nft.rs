@@ -192,6 +192,17 @@ pub async fn counters() -> Result<Option<Counters>, SystemError> {
     Ok(Some(counters))
 }
 
+/// Everything `nft -j list ruleset` lists, other owners' tables included.
+pub(super) async fn whole_ruleset() -> Result<Vec<Value>, SystemError> {
+    Ok(list(&["-j", "list", "ruleset"]).await?.unwrap_or_default())
+}
+
+/// Whether a listed chain or rule is in steer's table.
+pub(super) fn is_ours(object: &Value) -> bool {
+    let text = |key| object.get(key).and_then(Value::as_str);
+    text("family") == Some("inet") && text("table") == Some("steer")
+}
+
 /// The text of the whole table.
 #[expect(
     clippy::too_many_lines,

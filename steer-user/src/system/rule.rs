@@ -134,7 +134,7 @@ impl Rule {
     }
 
     /// `None` for a rule that is not ours, or that says more than ours ever do.
-    fn from_message(family: Family, message: &RuleMessage) -> Option<Self> {
+    pub(super) fn from_message(family: Family, message: &RuleMessage) -> Option<Self> {
         let header = &message.header;
         let mut protocol = None;
         let mut priority = None;

@@ -32,7 +32,7 @@ fn path(number: u8) -> PathSpec {
     }
 }
 
-fn wanted(paths: u8) -> Wanted {
+pub(super) fn wanted(paths: u8) -> Wanted {
     Wanted {
         lan: vec![interface("lan0")],
         paths: (1..=paths).map(path).collect(),
