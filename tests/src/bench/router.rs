@@ -9,6 +9,8 @@ use crate::namespace::Namespace;
 
 /// The router's address on the breakout, which masquerading puts in place of the client's.
 pub const BREAKOUT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The breakout's next hop.
+pub const BREAKOUT_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The routing table of the breakout in rows that use `ip rule`.
 pub const BREAKOUT_TABLE: u32 = 100;
 
@@ -78,9 +80,9 @@ impl Router {
              address add 172.16.0.1/30 dev wan0\n\
              address add {BREAKOUT_ADDRESS}/30 dev brk0\n\
              neigh replace 172.16.0.2 lladdr {} dev wan0 nud permanent\n\
-             neigh replace 192.0.2.2 lladdr {} dev brk0 nud permanent\n\
+             neigh replace {BREAKOUT_GATEWAY} lladdr {} dev brk0 nud permanent\n\
              route add default via 172.16.0.2\n\
-             route add default via 192.0.2.2 table {BREAKOUT_TABLE}",
+             route add default via {BREAKOUT_GATEWAY} table {BREAKOUT_TABLE}",
             text(wan.far_mac),
             text(breakout.far_mac),
         ))?;

@@ -9,7 +9,7 @@ use steer_user::datapath::Mode;
 use super::{
     generator::Generator,
     router::{BREAKOUT_TABLE, Far, Router},
-    steer::{PATH, Steer},
+    steer::{PATH, Steer, apply_system},
     traffic::{Kind, TTL, Traffic},
 };
 
@@ -44,11 +44,14 @@ pub enum Id {
     NftMark,
     NftMarkMiss,
     NftMasquerade,
+    NftMasqueradeMiss,
     BareRedirect,
     Redirect,
     RedirectMiss,
     Mark,
     MarkMiss,
+    MarkMode,
+    MarkModeMiss,
 }
 
 /// Every row, in the order of a round. The generator alone comes first: it is subtracted.
@@ -69,11 +72,25 @@ pub const ROWS: &[Row] = &[
         "nftables mark + masquerade",
     )
     .translated(),
+    miss(
+        Id::NftMasqueradeMiss,
+        "nftables mark + masquerade, other traffic",
+    ),
     hit(Id::BareRedirect, Way::Breakout, "bare redirect"),
     hit(Id::Redirect, Way::Breakout, "steer redirect"),
     miss(Id::RedirectMiss, "steer redirect, other traffic"),
     hit(Id::Mark, Way::Breakout, "steer mark"),
     miss(Id::MarkMiss, "steer mark, other traffic"),
+    hit(
+        Id::MarkMode,
+        Way::Breakout,
+        "steer mark mode, whole ruleset",
+    )
+    .translated(),
+    miss(
+        Id::MarkModeMiss,
+        "steer mark mode, whole ruleset, other traffic",
+    ),
 ];
 
 const fn hit(id: Id, way: Way, name: &'static str) -> Row {
@@ -116,9 +133,12 @@ pub const RATIOS: &[Ratio] = &[
     // of mark mode's other traffic has one (as every box with policy routing does), and why the
     // whole difference is shown below.
     judged([Id::MarkMiss, Id::RulesMiss], 0.80, 0.95),
+    shown([Id::MarkMode, Id::NftMasquerade]),
+    shown([Id::MarkModeMiss, Id::NftMasqueradeMiss]),
     shown([Id::Redirect, Id::Plain]),
     shown([Id::Mark, Id::Plain]),
     shown([Id::MarkMiss, Id::PlainMiss]),
+    shown([Id::MarkModeMiss, Id::PlainMiss]),
     shown([Id::RulesMiss, Id::PlainMiss]),
     shown([Id::NftMark, Id::Plain]),
     shown([Id::NftMarkMiss, Id::PlainMiss]),
@@ -175,7 +195,7 @@ impl Row {
             Id::RulesMiss => router.namespace.ip(&rule_for(mark::WISH))?,
             Id::Harness => generator.attach_sink_to_lan(&router)?,
             Id::NftMark | Id::NftMarkMiss => by_nftables(&router, traffic, false)?,
-            Id::NftMasquerade => by_nftables(&router, traffic, true)?,
+            Id::NftMasquerade | Id::NftMasqueradeMiss => by_nftables(&router, traffic, true)?,
             Id::BareRedirect => generator.attach_bare_redirect(&router)?,
             Id::Redirect | Id::RedirectMiss => {
                 steer = Some(Steer::start(&router, Mode::Redirect, traffic)?);
@@ -183,6 +203,10 @@ impl Row {
             Id::Mark | Id::MarkMiss => {
                 steer = Some(Steer::start(&router, Mode::Mark, traffic)?);
                 router.namespace.ip(&rule_for(mark::with_wish(0, PATH)))?;
+            }
+            Id::MarkMode | Id::MarkModeMiss => {
+                apply_system(&router)?;
+                steer = Some(Steer::start(&router, Mode::Mark, traffic)?);
             }
         }
         Ok(Prepared {

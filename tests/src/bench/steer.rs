@@ -10,7 +10,12 @@ use steer_common::{
     mark,
     rule::{Rule, UDP},
 };
-use steer_user::datapath::{Datapath, LogLevel, Mode, PinDir, Port, XdpChoice};
+use steer_user::{
+    datapath::{Datapath, LogLevel, Mode, PinDir, Port, XdpChoice},
+    system::{
+        self, InterfaceName, Kernel, NextHop as HopTo, Owner, PathId, PathSpec, TableId, Wanted,
+    },
+};
 
 use super::{
     router::{self, Router},
@@ -75,6 +80,40 @@ impl Steer {
         datapath.attach(XdpChoice::Native)?;
         Ok(())
     }
+}
+
+/// Puts everything into the router that mark mode puts into a box: nftables, routes and rules.
+pub fn apply_system(router: &Router) -> Result<()> {
+    let path = PathSpec {
+        id: PathId::new(PATH).context("no such path")?,
+        name: "breakout".into(),
+        interface: InterfaceName::new("brk0")?,
+        next_hop4: Some(HopTo::Via(router::BREAKOUT_GATEWAY)),
+        next_hop6: None,
+        addresses: vec![router::BREAKOUT_ADDRESS.into()],
+        valid4: Vec::new(),
+        valid6: Vec::new(),
+    };
+    let wanted = Wanted {
+        lan: vec![InterfaceName::new("lan0")?],
+        paths: vec![path],
+        route_tables: vec![TableId::MAIN],
+        routes: Owner::Steer,
+        nat: Owner::Steer,
+        ipv6: false,
+    };
+    // The way back is to delete the namespace.
+    let undo = tempfile::tempdir()?;
+    router.namespace.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut kernel = Kernel::open(undo.path())?;
+            system::apply_all(&mut kernel, &system::objects(&wanted)).await
+        })?;
+        Ok(())
+    })
 }
 
 impl Drop for Steer {
