@@ -2,7 +2,10 @@
 //! packets that leave by the office's own Internet connection.
 #![deny(missing_docs)]
 
+pub mod api;
+pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod datapath;
 pub mod endpoints;
 pub mod policy;

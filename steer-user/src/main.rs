@@ -1,3 +1,7 @@
-//! The binary `steer`.
+//! The binary `steer`: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    steer_user::cli::main()
+}

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 
 pub use self::error::{ConfigError, ConfigProblem};
 use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
+pub use crate::system::Owner;
 
 /// A commented sample that names every key.
 pub const SAMPLE: &str = include_str!("../../steer.toml");
@@ -151,15 +152,6 @@ pub struct MarkConfig {
     pub nat: Owner,
     /// Tables whose more specific routes win over a breakout.
     pub route_tables: Vec<u32>,
-}
-
-/// Who keeps a part of the system in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    /// steer does.
-    Steer,
-    /// The box does, and steer leaves it alone.
-    External,
 }
 
 /// Redirect mode.

@@ -12,6 +12,7 @@ use aya::{
     },
     util::KernelVersion,
 };
+use aya_log::EbpfLogger;
 
 use super::{DatapathError, Maps, PinDir, maps, objects};
 
@@ -134,6 +135,7 @@ pub struct Datapath {
     pins: PinDir,
     programs: Vec<(Port, Ebpf)>,
     maps: Maps,
+    logs: Vec<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Datapath {
@@ -147,17 +149,34 @@ impl Datapath {
         log: LogLevel,
     ) -> Result<Self, DatapathError> {
         pins.create()?;
-        let programs = ports
+        let mut programs = ports
             .into_iter()
             .map(|port| load_program(mode, &pins, &port, flow_seed, log).map(|ebpf| (port, ebpf)))
             .collect::<Result<Vec<_>, _>>()?;
         let maps = Maps::open(&pins, mode)?;
+        let mut logs = Vec::new();
+        if log == LogLevel::Debug {
+            for (_, ebpf) in &mut programs {
+                logs.push(EbpfLogger::init(ebpf).map_err(|error| DatapathError::Map {
+                    map: "AYA_LOGS",
+                    reason: error.to_string(),
+                })?);
+            }
+        }
         Ok(Self {
             mode,
             pins,
             programs,
             maps,
+            logs,
         })
+    }
+
+    /// Passes what the programs logged since the last call on to our log.
+    pub fn flush_log(&mut self) {
+        for log in &mut self.logs {
+            log.flush();
+        }
     }
 
     /// The maps.

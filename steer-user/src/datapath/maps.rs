@@ -7,6 +7,7 @@ use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use steer_common::{
     abi::{self, Count, NextHop, PathTable},
     chunk::{CHUNKS, Chunk},
+    flow::{self, Bucket, Entry},
     image::Image,
     mark,
     reason::Reason,
@@ -51,6 +52,7 @@ pub struct Maps {
 struct FastMaps {
     next_hops: Array<MapData, NextHop>,
     devices: DevMap<MapData>,
+    flows: Array<MapData, Bucket>,
 }
 
 /// The maps of both objects.
@@ -71,6 +73,7 @@ impl Maps {
                 Mode::Redirect => Some(FastMaps {
                     next_hops: open(pins, "NEXT_HOPS")?,
                     devices: open(pins, "DEVICES")?,
+                    flows: open(pins, "FLOWS")?,
                 }),
             },
         })
@@ -154,6 +157,23 @@ impl Maps {
             })
     }
 
+    /// How many flows went out by a breakout lately (redirect mode only): those whose entry was
+    /// seen in this epoch or the one before, 9 to 17 s.
+    pub fn steered_flows(&self) -> Result<u64, DatapathError> {
+        let Some(fast) = &self.fast else { return Ok(0) };
+        let now = (monotonic_ns() >> flow::EPOCH_SHIFT) as u8;
+        let mut count = 0;
+        for bucket in fast.flows.iter() {
+            let bucket = bucket.map_err(map_error("FLOWS"))?;
+            let entries = bucket.entries.map(Entry::from_raw);
+            count += entries
+                .iter()
+                .filter(|entry| !entry.is_empty() && entry.path() != 0 && entry.age(now) <= 1)
+                .count() as u64;
+        }
+        Ok(count)
+    }
+
     /// The counters that are not 0, summed over the CPUs.
     pub fn counts(&self) -> Result<Vec<ClassCount>, DatapathError> {
         let mut counts = Vec::new();
@@ -194,6 +214,12 @@ impl Maps {
         }
         Ok(counts)
     }
+}
+
+/// The clock of `bpf_ktime_get_ns`.
+fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| std::time::Duration::from(now).as_nanos() as u64)
 }
 
 fn open<T: TryFrom<Map, Error = MapError>>(

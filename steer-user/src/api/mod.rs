@@ -1,0 +1,54 @@
+//! The controller's API: HTTP and JSON on a unix socket, for the command line and for scripts.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] |
+//! | `POST /v1/reload` | [`Answer`]: configuration and feed read again, applied whole or not at all |
+//! | `POST /v1/detach` | [`Answer`]: steering stopped and, once drained, everything removed |
+
+mod client;
+mod server;
+mod status;
+
+pub use client::{Client, ClientError};
+pub use server::{Command, serve};
+pub use status::{
+    BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus, Status,
+    SteeringState,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether it was carried out.
+    pub done: bool,
+    /// What was done, or why not, for the operator.
+    pub message: String,
+}
+
+impl Answer {
+    /// It was carried out.
+    pub fn done(message: impl Into<String>) -> Self {
+        Self {
+            done: true,
+            message: message.into(),
+        }
+    }
+
+    /// It was not.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self {
+            done: false,
+            message: message.into(),
+        }
+    }
+}
+
+/// How long a drain may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// In seconds; 0 resets what still flows.
+    pub seconds: u64,
+}

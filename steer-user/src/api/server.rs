@@ -1,0 +1,88 @@
+//! The server side: turns requests into commands for the control loop and waits for its answers.
+
+use std::{io, path::Path};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+};
+
+use super::{Answer, Drain, Status};
+
+/// A request to the control loop, with the way back.
+#[derive(Debug)]
+pub enum Command {
+    /// What are you doing?
+    Status(oneshot::Sender<Status>),
+    /// Read configuration and feed again.
+    Reload(oneshot::Sender<Answer>),
+    /// Stop steering and leave no trace.
+    Detach(Drain, oneshot::Sender<Answer>),
+}
+
+/// Answers requests on `socket` until the process ends; a socket that a dead controller left is
+/// replaced. Only the owner may connect.
+pub fn serve(socket: &Path, commands: mpsc::Sender<Command>) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
+        .route("/v1/detach", post(detach))
+        .with_state(commands);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(
+                "the API socket failed: {error}. Steering goes on; restart steer to get the API back"
+            );
+        }
+    });
+    Ok(())
+}
+
+type Commands = State<mpsc::Sender<Command>>;
+
+async fn status(State(commands): Commands) -> Response {
+    respond(ask(&commands, Command::Status).await)
+}
+
+async fn reload(State(commands): Commands) -> Response {
+    respond(ask(&commands, Command::Reload).await)
+}
+
+async fn detach(State(commands): Commands, Json(drain): Json<Drain>) -> Response {
+    respond(ask(&commands, |answer| Command::Detach(drain, answer)).await)
+}
+
+async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    commands.send(command(sender)).await.ok()?;
+    receiver.await.ok()
+}
+
+fn respond<T: serde::Serialize>(answer: Option<T>) -> Response {
+    match answer {
+        Some(answer) => Json(answer).into_response(),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(Answer::refused("the controller is stopping")),
+        )
+            .into_response(),
+    }
+}

@@ -1,0 +1,170 @@
+//! What steer is doing, as one JSON object.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Whether packets are steered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SteeringState {
+    /// Nothing of steer is in the kernel.
+    Off,
+    /// Connections that began before are watched; none is steered yet.
+    Watching,
+    /// New flows are steered.
+    Steering,
+    /// New flows are left alone while the steered ones end.
+    Draining,
+    /// The programs steer on by themselves; no controller is running.
+    Unattended,
+}
+
+/// What steer is doing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether packets are steered.
+    pub state: SteeringState,
+    /// `mark` or `redirect`; none when off.
+    pub mode: Option<String>,
+    /// The version of this steer.
+    pub version: String,
+    /// The controller's process.
+    pub pid: Option<u32>,
+    /// Seconds until the watch period is over.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub watching_for: Option<u64>,
+    /// Where the endpoint list came from.
+    pub feed: Option<FeedStatus>,
+    /// The active plan.
+    pub plan: Option<PlanStatus>,
+    /// The interfaces where packets are classified.
+    pub lan: Vec<LanStatus>,
+    /// The ways out.
+    pub breakouts: Vec<BreakoutStatus>,
+    /// Packets and bytes by set and path.
+    pub counters: Vec<ClassCounter>,
+    /// Passes that might have been steers, by reason.
+    pub reasons: BTreeMap<String, u64>,
+    /// What nftables decided (mark mode).
+    pub nftables: Option<NftStatus>,
+    /// What the operator should know.
+    pub problems: Vec<String>,
+}
+
+/// Where the endpoint list came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedStatus {
+    /// The file, or "built-in snapshot".
+    pub source: String,
+    /// The cloud.
+    pub instance: String,
+    /// Its version or date, if it says so.
+    pub version: Option<String>,
+    /// Endpoint sets in the feed.
+    pub sets: usize,
+}
+
+/// The active plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStatus {
+    /// The number of its generation.
+    pub generation: u64,
+    /// Endpoint sets in it.
+    pub sets: usize,
+    /// Prefixes in it.
+    pub prefixes: usize,
+}
+
+/// An interface where packets are classified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LanStatus {
+    /// Its name.
+    pub interface: String,
+    /// How the program is attached.
+    pub hook: String,
+    /// How many instructions the verifier looked at.
+    pub verified_instructions: Option<u32>,
+}
+
+/// Whether a path is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathHealth {
+    /// It is.
+    Up,
+    /// It is not.
+    Down,
+}
+
+/// A way out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakoutStatus {
+    /// The path id of marks, tables and counters.
+    pub id: u8,
+    /// The operator's name for it.
+    pub name: String,
+    /// Its interface.
+    pub interface: String,
+    /// Whether it is taken.
+    pub state: PathHealth,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The IPv4 next hop.
+    pub gateway: Option<String>,
+    /// The IPv6 next hop.
+    pub gateway6: Option<String>,
+}
+
+/// Packets and bytes of one set on one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassCounter {
+    /// `microsoft` or `own`.
+    pub list: String,
+    /// The set's id.
+    pub set: u16,
+    /// Its category.
+    pub category: Option<String>,
+    /// Its service area.
+    pub service_area: Option<String>,
+    /// The breakout's name; none while no path was up.
+    pub path: Option<String>,
+    /// Packets: wished for that path in mark mode, sent there in redirect mode.
+    pub packets: u64,
+    /// Bytes of IP packets.
+    pub bytes: u64,
+}
+
+/// What nftables decided about wishes since the table was loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NftStatus {
+    /// Flows granted, by breakout.
+    pub granted: BTreeMap<String, u64>,
+    /// Packets whose flow began elsewhere and stayed there.
+    pub refused: u64,
+    /// Unanswered flows that followed their wish to another path.
+    pub rewish: u64,
+    /// Packets stopped because their source was not valid on the breakout.
+    pub guard: u64,
+}
+
+impl Status {
+    /// Nothing of steer is in the kernel.
+    pub fn off() -> Self {
+        Self {
+            state: SteeringState::Off,
+            mode: None,
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: None,
+            watching_for: None,
+            feed: None,
+            plan: None,
+            lan: Vec::new(),
+            breakouts: Vec::new(),
+            counters: Vec::new(),
+            reasons: BTreeMap::new(),
+            nftables: None,
+            problems: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The command line: one file for each subcommand, presentation only.
+//!
+//! Exit codes: 0 fine, 1 found something wrong, 2 usage or configuration.
+
+mod detach;
+mod reload;
+mod run;
+mod status;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// Local Internet breakout for Microsoft 365 on Linux edge routers.
+#[derive(Parser)]
+#[command(name = "steer", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Steer: put programs, rules and routes into the box and look after them.
+    Run(run::Args),
+    /// Show what steer is doing.
+    Status(status::Args),
+    /// Have the running controller read configuration and feed again.
+    Reload(reload::Args),
+    /// Stop steering and leave no trace.
+    Detach(detach::Args),
+}
+
+/// The configuration file, the same option for every command.
+#[derive(clap::Args, Clone, Debug)]
+struct ConfigOption {
+    /// The configuration file.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/steer/steer.toml"
+    )]
+    config: PathBuf,
+}
+
+/// What went wrong, and what that means for the exit code.
+pub(crate) enum Failure {
+    /// Usage or configuration: exit code 2.
+    Usage(anyhow::Error),
+    /// Something is wrong: exit code 1.
+    Wrong(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Wrong(error.into())
+    }
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::main(args),
+        Command::Status(args) => status::main(&args),
+        Command::Reload(args) => reload::main(&args),
+        Command::Detach(args) => detach::main(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Failure::Usage(error)) => {
+            eprintln!("steer: {error:#}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Wrong(error)) => {
+            eprintln!("steer: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn read_config(path: &Path) -> Result<Config, Failure> {
+    Config::read(path).map_err(|error| Failure::Usage(error.into()))
+}
+
+/// Runs a command's asynchronous part. One thread: `/proc/sys` and netlink follow the namespace of
+/// the calling thread.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
+
+/// Prints an object as JSON, on one line.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}

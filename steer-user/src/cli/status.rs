@@ -1,0 +1,173 @@
+//! `steer status`.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
+
+use super::{ConfigOption, Failure, block_on, print_json, read_config};
+use crate::{
+    api::{Client, ClientError, PathHealth, Status, SteeringState},
+    controller,
+};
+
+/// Shows the state of steering, the breakouts, and what was counted.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigOption,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit code 0 when steering (or watching) with every breakout up, 1 otherwise.
+pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
+    let config = read_config(&args.config.config)?;
+    let status = block_on(async {
+        match Client::new(&controller::socket(&config)).status().await {
+            Err(ClientError::Absent { .. }) => {
+                Ok::<_, Failure>(controller::unattended(&config).await?)
+            }
+            status => Ok(status?),
+        }
+    })??;
+    if args.json {
+        print_json(&status)?;
+    } else {
+        print!("{}", text(&status)?);
+    }
+    let fine = matches!(
+        status.state,
+        SteeringState::Steering | SteeringState::Watching
+    ) && status
+        .breakouts
+        .iter()
+        .all(|breakout| breakout.state == PathHealth::Up);
+    Ok(if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}
+
+fn text(status: &Status) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    writeln!(out, "steer {}: {}", status.version, headline(status))?;
+    if let Some(feed) = &status.feed {
+        writeln!(
+            out,
+            "feed      {} ({}), {} sets",
+            feed.source, feed.instance, feed.sets
+        )?;
+    }
+    if let Some(plan) = &status.plan {
+        write!(out, "plan      generation {}", plan.generation)?;
+        if plan.sets > 0 {
+            write!(
+                out,
+                ": {} sets with {} prefixes are steered",
+                plan.sets, plan.prefixes
+            )?;
+        }
+        writeln!(out)?;
+    }
+    for lan in &status.lan {
+        writeln!(out, "LAN       {} ({})", lan.interface, lan.hook)?;
+    }
+    for breakout in &status.breakouts {
+        let state = match (&breakout.state, &breakout.reason) {
+            (PathHealth::Up, _) => "up".to_owned(),
+            (PathHealth::Down, Some(reason)) => format!("DOWN: {reason}"),
+            (PathHealth::Down, None) => "DOWN".to_owned(),
+        };
+        let gateways: Vec<&str> = [&breakout.gateway, &breakout.gateway6]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        writeln!(
+            out,
+            "breakout  {} on {} via {}: {state}",
+            breakout.name,
+            breakout.interface,
+            if gateways.is_empty() {
+                "-".to_owned()
+            } else {
+                gateways.join(" and ")
+            },
+        )?;
+    }
+    if !status.counters.is_empty() {
+        writeln!(out, "\n{}", counters(status))?;
+    }
+    if let Some(nft) = &status.nftables {
+        let granted: Vec<String> = nft
+            .granted
+            .iter()
+            .map(|(path, flows)| format!("{flows} by {path}"))
+            .collect();
+        writeln!(
+            out,
+            "\nflows     granted: {}; packets of flows that began elsewhere and stayed: {}; stopped by the guard: {}",
+            granted.join(", "),
+            nft.refused,
+            nft.guard
+        )?;
+    }
+    if !status.reasons.is_empty() {
+        let reasons: Vec<String> = status
+            .reasons
+            .iter()
+            .map(|(reason, packets)| format!("{reason} {packets}"))
+            .collect();
+        writeln!(out, "passed    {}", reasons.join(", "))?;
+    }
+    for problem in &status.problems {
+        writeln!(out, "note      {problem}")?;
+    }
+    Ok(out)
+}
+
+fn headline(status: &Status) -> String {
+    let mode = status.mode.as_deref().unwrap_or("?");
+    match status.state {
+        SteeringState::Off => {
+            "off: nothing of it is in the kernel. Start it with `steer run`".into()
+        }
+        SteeringState::Watching => format!(
+            "watching flows that began before, for {} s more ({mode} mode)",
+            status.watching_for.unwrap_or(0)
+        ),
+        SteeringState::Steering => format!("steering ({mode} mode)"),
+        SteeringState::Draining => "draining: no new flows are steered".into(),
+        SteeringState::Unattended => format!("steering without a controller ({mode} mode)"),
+    }
+}
+
+fn counters(status: &Status) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(["set", "category", "service", "path", "packets", "bytes"]);
+    for count in &status.counters {
+        table.add_row([
+            if count.list == "own" {
+                format!("own {}", count.set)
+            } else {
+                count.set.to_string()
+            },
+            count.category.clone().unwrap_or_else(|| "-".into()),
+            count.service_area.clone().unwrap_or_else(|| "-".into()),
+            count.path.clone().unwrap_or_else(|| "none up".into()),
+            count.packets.to_string(),
+            count.bytes.to_string(),
+        ]);
+    }
+    for column in [4, 5] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}

@@ -1,0 +1,118 @@
+//! Takes steer out of the box: no new flows, wait for the old ones, then programs, rules, routes,
+//! the nftables table, sysctls.
+
+use std::{fmt, io, time::Duration};
+
+use steer_common::abi::STEERING;
+use tracing::info;
+
+use super::{ControllerError, Lock, mode, registry::RegistryFile, socket};
+use crate::{
+    api::Drain,
+    config::{Config, Mode},
+    datapath::{DatapathError, Maps, PinDir},
+    system::{self, Kernel},
+};
+
+/// What a detach did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detached {
+    /// Flows that were still using a breakout when the drain's time was over.
+    pub cut: u64,
+    /// Whether there was anything to remove.
+    pub found: bool,
+}
+
+impl fmt::Display for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.found, self.cut) {
+            (false, _) => f.write_str("nothing of steer was here"),
+            (true, 0) => f.write_str(
+                "steer is out: no program, map, rule, route, table or sysctl of it is left",
+            ),
+            (true, cut) => write!(
+                f,
+                "steer is out: no program, map, rule, route, table or sysctl of it is left. {cut} flows still used a breakout and were cut"
+            ),
+        }
+    }
+}
+
+/// Removes everything, when no controller runs.
+pub async fn detach(config: &Config, drain: Drain) -> Result<Detached, ControllerError> {
+    let _lock = Lock::take(&config.system.run_dir)?;
+    let mut kernel = Kernel::open(&config.system.state_dir)?;
+    let pins = PinDir::new(&config.system.pin_dir);
+    if let Ok(mut maps) = Maps::open(&pins, mode(config)) {
+        let mut table = maps.paths()?;
+        table.state &= !STEERING;
+        maps.set_paths(&table)?;
+    }
+    // A socket that is gone already is as good.
+    let _ = std::fs::remove_file(socket(config));
+    remove(config, &mut kernel, drain).await
+}
+
+/// Waits for the steered flows to end, then removes everything. New flows must have been stopped.
+pub(super) async fn remove(
+    config: &Config,
+    kernel: &mut Kernel,
+    drain: Drain,
+) -> Result<Detached, ControllerError> {
+    let pins = PinDir::new(&config.system.pin_dir);
+    let objects = system::leftovers(kernel, &[]).await?;
+    let found = pins.exists() || !objects.is_empty();
+    let cut = if found {
+        drained(config, &pins, drain).await?
+    } else {
+        0
+    };
+    pins.remove()?;
+    let failed = system::remove_all(kernel, &objects).await;
+    if !failed.is_empty() {
+        let lines: Vec<String> = failed
+            .iter()
+            .map(|(object, error)| format!("  {object}: {error}"))
+            .collect();
+        return Err(ControllerError::Left(lines.join("\n")));
+    }
+    let state = &config.system.state_dir;
+    RegistryFile::remove(state).map_err(|error: io::Error| ControllerError::Registry {
+        path: state.clone(),
+        reason: error.to_string(),
+    })?;
+    Ok(Detached { cut, found })
+}
+
+/// Waits until no flow uses a breakout, or the time is over; says how many are left.
+async fn drained(config: &Config, pins: &PinDir, drain: Drain) -> Result<u64, ControllerError> {
+    let mut left = in_use(config, pins)?;
+    for second in 0..drain.seconds {
+        if left == 0 {
+            break;
+        }
+        if second % 10 == 0 {
+            info!(
+                "{left} flows still use a breakout; waiting up to {} s for them to end",
+                drain.seconds - second
+            );
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        left = in_use(config, pins)?;
+    }
+    Ok(left)
+}
+
+/// How many flows use a breakout.
+fn in_use(config: &Config, pins: &PinDir) -> Result<u64, ControllerError> {
+    match config.mode {
+        // Without connection tracking nothing was granted.
+        Mode::Mark if system::conntrack::usage().is_none() => Ok(0),
+        Mode::Mark => Ok(system::conntrack::granted()?.values().sum()),
+        Mode::Redirect => match Maps::open(pins, mode(config)) {
+            Ok(maps) => Ok(maps.steered_flows()?),
+            Err(DatapathError::Map { .. }) => Ok(0),
+            Err(error) => Err(error.into()),
+        },
+    }
+}

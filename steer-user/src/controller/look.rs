@@ -1,0 +1,368 @@
+//! Looks at the box and says what it means for the configuration: where clients come in, what each
+//! breakout needs, and why one cannot be used.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use steer_common::abi::NextHop as Hop;
+
+use super::ControllerError;
+use crate::{
+    config::{Breakout, Config, Lan, Mode, Vlan},
+    datapath::Port,
+    system::{
+        Family, InterfaceName, Kernel, NextHop, PathId, PathSpec, Wanted,
+        facts::{self, Facts, Link, Reachability},
+    },
+};
+
+/// What the box looks like now, in the words of the configuration.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What steer wants in the box.
+    pub wanted: Wanted,
+    /// Where packets are classified.
+    pub ports: Vec<Port>,
+    /// Clients.
+    pub sources: Vec<IpNet>,
+    /// Clients that are left out.
+    pub left_out: Vec<IpNet>,
+    /// The router's own addresses.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// The breakouts, in the order of the configuration.
+    pub breakouts: Vec<BreakoutView>,
+    /// What the operator should know.
+    pub problems: Vec<String>,
+}
+
+/// A breakout as it is now.
+#[derive(Clone, Debug)]
+pub struct BreakoutView {
+    /// Its path.
+    pub id: PathId,
+    /// Why it cannot be used.
+    pub trouble: Option<String>,
+    /// Its interface's index.
+    pub ifindex: Option<u32>,
+    /// How to reach the gateways without the stack, for IPv4 and IPv6 (redirect mode).
+    pub hops: [Option<Hop>; 2],
+    /// The IPv4 next hop, for display.
+    pub gateway: Option<String>,
+    /// The IPv6 next hop, for display.
+    pub gateway6: Option<String>,
+}
+
+/// Looks at the box.
+///
+/// Fails when the kernel does not answer, or when a LAN interface is not there: without it there
+/// is nothing to steer.
+pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerError> {
+    let facts = Facts::gather(kernel).await?;
+    let mut view = View {
+        wanted: Wanted {
+            lan: Vec::new(),
+            paths: Vec::new(),
+            route_tables: config
+                .mark
+                .route_tables
+                .iter()
+                .copied()
+                .map(crate::system::TableId)
+                .collect(),
+            routes: config.mark.routes,
+            nat: config.mark.nat,
+            ipv6: facts::ipv6_available(),
+        },
+        ports: Vec::new(),
+        sources: Vec::new(),
+        left_out: Vec::new(),
+        own_addresses: facts
+            .addresses
+            .iter()
+            .map(|address| address.address)
+            .collect(),
+        breakouts: Vec::new(),
+        problems: Vec::new(),
+    };
+    for lan in &config.lans {
+        look_at_lan(&facts, lan, &mut view)?;
+    }
+    for breakout in &config.breakouts {
+        look_at_breakout(kernel, &facts, config, breakout, &mut view).await?;
+    }
+    for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+        if !facts::forwarding(family) && (family == Family::V4 || view.wanted.ipv6) {
+            view.problems.push(format!(
+                "{name} forwarding is off: no {name} packet of the LAN goes anywhere. \
+                 Switch it on: sysctl -w {}",
+                match family {
+                    Family::V4 => "net.ipv4.ip_forward=1",
+                    Family::V6 => "net.ipv6.conf.all.forwarding=1",
+                }
+            ));
+        }
+    }
+    Ok(view)
+}
+
+fn look_at_lan(facts: &Facts, lan: &Lan, view: &mut View) -> Result<(), ControllerError> {
+    let name = lan.interface.as_str();
+    let link = facts
+        .link(name)
+        .ok_or_else(|| ControllerError::LanMissing {
+            interface: name.into(),
+        })?;
+    let seen = stack_interfaces(facts, link, &lan.vlans);
+    if seen.is_empty() {
+        return Err(ControllerError::VlanMissing {
+            interface: name.into(),
+        });
+    }
+    for interface in &seen {
+        view.wanted.lan.push(InterfaceName::new(&interface.name)?);
+    }
+    let connected = || {
+        seen.iter()
+            .flat_map(|interface| facts.connected(interface.index))
+    };
+    if lan.sources.is_empty() {
+        let before = view.sources.len();
+        view.sources.extend(connected());
+        if view.sources.len() == before {
+            view.problems.push(format!(
+                "{name} has no address, so no client of it is known. Give it one, or name the \
+                 clients: [[lan]] sources"
+            ));
+        }
+    } else {
+        view.sources.extend(&lan.sources);
+    }
+    view.left_out.extend(&lan.exclude_sources);
+    view.ports.push(Port {
+        interface: name.into(),
+        ifindex: link.index,
+        // On the port of a bridge clients send to the bridge's address.
+        mac: link
+            .mac
+            .map(|own| facts.as_seen_by_ip(link).mac.unwrap_or(own)),
+        vlans: lan.vlans.iter().map(|vlan| vlan_key(*vlan)).collect(),
+    });
+    Ok(())
+}
+
+/// The interfaces on which the stack sees the LAN's packets: the VLANs' own ones, the bridge of a
+/// port, or the interface itself.
+fn stack_interfaces<'a>(facts: &'a Facts, link: &'a Link, vlans: &[Vlan]) -> Vec<&'a Link> {
+    if vlans.is_empty() {
+        return vec![facts.as_seen_by_ip(link)];
+    }
+    let below = |parent: &Link, id: u16| {
+        facts
+            .links
+            .iter()
+            .find(|it| it.parent == Some(parent.index) && it.vlan == Some(id))
+    };
+    vlans
+        .iter()
+        .filter_map(|vlan| match *vlan {
+            Vlan::Single(id) => below(link, id),
+            Vlan::Stacked(outer, inner) => below(link, outer).and_then(|it| below(it, inner)),
+        })
+        .collect()
+}
+
+/// A VLAN as the fast path compares it.
+fn vlan_key(vlan: Vlan) -> u32 {
+    match vlan {
+        Vlan::Single(id) => u32::from(id) << 16,
+        Vlan::Stacked(outer, inner) => u32::from(outer) << 16 | u32::from(inner),
+    }
+}
+
+async fn look_at_breakout(
+    kernel: &Kernel,
+    facts: &Facts,
+    config: &Config,
+    breakout: &Breakout,
+    view: &mut View,
+) -> Result<(), ControllerError> {
+    let Some(id) = PathId::new(breakout.id) else {
+        return Err(ControllerError::TooManyBreakouts);
+    };
+    let interface = InterfaceName::new(breakout.interface.as_str())?;
+    let link = facts.link(interface.as_str());
+    let mut spec = PathSpec {
+        id,
+        name: breakout.name.clone(),
+        interface,
+        next_hop4: None,
+        next_hop6: None,
+        addresses: Vec::new(),
+        valid4: Vec::new(),
+        valid6: Vec::new(),
+    };
+    for source in &breakout.valid_sources {
+        match source {
+            IpNet::V4(net) => spec.valid4.push(*net),
+            IpNet::V6(net) => spec.valid6.push(*net),
+        }
+    }
+    let mut seen = BreakoutView {
+        id,
+        trouble: None,
+        ifindex: link.map(|link| link.index),
+        hops: [None, None],
+        gateway: None,
+        gateway6: None,
+    };
+    if let Some(link) = link {
+        spec.addresses = facts
+            .addresses_of(link.index)
+            .map(|it| it.address)
+            .collect();
+        let hop4 = next_hop(
+            kernel,
+            facts,
+            link,
+            breakout.gateway.map(IpAddr::V4),
+            Family::V4,
+        )
+        .await?;
+        let hop6 = next_hop(
+            kernel,
+            facts,
+            link,
+            breakout.gateway6.map(IpAddr::V6),
+            Family::V6,
+        )
+        .await?;
+        spec.next_hop4 = hop4.and_then(|hop| {
+            only(hop, |address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            })
+        });
+        spec.next_hop6 = hop6.and_then(|hop| {
+            only(hop, |address| match address {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            })
+        });
+        seen.gateway = hop4.map(|hop| describe(hop, link));
+        seen.gateway6 = hop6.map(|hop| describe(hop, link));
+        if config.mode == Mode::Redirect {
+            for (place, hop) in seen.hops.iter_mut().zip([hop4, hop6]) {
+                *place = resolved(kernel, link, id, hop).await?;
+            }
+        }
+    }
+    seen.trouble = trouble(config, breakout, link, &spec, &seen);
+    view.wanted.paths.push(spec);
+    view.breakouts.push(seen);
+    Ok(())
+}
+
+/// The next hop: the configured one, else what the kernel's routes on the link say.
+async fn next_hop(
+    kernel: &Kernel,
+    facts: &Facts,
+    link: &Link,
+    configured: Option<IpAddr>,
+    family: Family,
+) -> Result<Option<NextHop<IpAddr>>, ControllerError> {
+    let Some(gateway) = configured else {
+        return Ok(facts::next_hop(kernel, link, family).await?);
+    };
+    let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
+    let reachable = link_local
+        || facts
+            .connected(link.index)
+            .iter()
+            .any(|net| net.contains(&gateway));
+    Ok(Some(if reachable {
+        NextHop::Via(gateway)
+    } else {
+        NextHop::ViaOnLink(gateway)
+    }))
+}
+
+fn only<A>(hop: NextHop<IpAddr>, pick: impl Fn(IpAddr) -> Option<A>) -> Option<NextHop<A>> {
+    match hop {
+        NextHop::Via(address) => pick(address).map(NextHop::Via),
+        NextHop::ViaOnLink(address) => pick(address).map(NextHop::ViaOnLink),
+        NextHop::Device => Some(NextHop::Device),
+    }
+}
+
+fn describe(hop: NextHop<IpAddr>, link: &Link) -> String {
+    match hop {
+        NextHop::Via(address) | NextHop::ViaOnLink(address) => address.to_string(),
+        NextHop::Device => format!("on {}", link.name),
+    }
+}
+
+/// The Ethernet header to a next hop; asks the kernel to find it out when it is not known.
+async fn resolved(
+    kernel: &Kernel,
+    link: &Link,
+    id: PathId,
+    hop: Option<NextHop<IpAddr>>,
+) -> Result<Option<Hop>, ControllerError> {
+    let (Some(own), Some(NextHop::Via(gateway) | NextHop::ViaOnLink(gateway))) = (link.mac, hop)
+    else {
+        return Ok(None);
+    };
+    if !(link.up && link.carrier) {
+        return Ok(None);
+    }
+    let known = facts::neighbour(kernel, link.index, gateway).await?;
+    let Some(mac) = known
+        .filter(|it| it.state == Reachability::Usable)
+        .and_then(|it| it.mac)
+    else {
+        facts::resolve(kernel, link.index, gateway).await?;
+        return Ok(None);
+    };
+    let mut macs = [0; 12];
+    macs[..6].copy_from_slice(&mac);
+    macs[6..].copy_from_slice(&own);
+    Ok(Some(Hop {
+        macs,
+        device: id.get().into(),
+        mtu: link.mtu,
+    }))
+}
+
+/// Why a breakout cannot be used now.
+fn trouble(
+    config: &Config,
+    breakout: &Breakout,
+    link: Option<&Link>,
+    spec: &PathSpec,
+    seen: &BreakoutView,
+) -> Option<String> {
+    let name = breakout.interface.as_str();
+    let Some(link) = link else {
+        return Some(format!("there is no interface {name}"));
+    };
+    if !link.up {
+        return Some(format!("{name} is switched off (ip link set {name} up)"));
+    }
+    if !link.carrier {
+        return Some(format!("{name} has no carrier: is the cable in?"));
+    }
+    if spec.next_hop4.is_none() && spec.next_hop6.is_none() {
+        return Some(format!(
+            "no gateway is known on {name}: the configuration names none and the kernel has no default route there"
+        ));
+    }
+    if config.mode == Mode::Redirect && seen.hops == [None, None] {
+        return Some(format!(
+            "the gateway on {name} does not answer (ARP, neighbour discovery)"
+        ));
+    }
+    if config.mode == Mode::Mark && spec.addresses.is_empty() {
+        return Some(format!("{name} has no address to translate to"));
+    }
+    None
+}

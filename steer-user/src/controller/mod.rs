@@ -1,0 +1,539 @@
+//! The controller: looks at the box, lets [`step`] decide, and carries the decisions out.
+//!
+//! It starts in an order that never leaves a half-way state in which packets could be lost: the
+//! objects in the box first (they do nothing without wishes), then the plan, then the programs.
+//! When it ends, steering goes on without it; [`detach`] takes everything away.
+
+mod detach;
+mod error;
+mod hops;
+mod lock;
+mod look;
+mod preflight;
+mod registry;
+mod report;
+pub mod step;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+use tracing::{error, info, warn};
+
+pub use self::{
+    detach::{Detached, detach},
+    error::ControllerError,
+    lock::{Lock, LockError},
+    report::unattended,
+};
+use self::{
+    hops::NextHops,
+    look::{View, look},
+    registry::RegistryFile,
+    step::{BreakoutFacts, Effect, Event, Phase, State},
+};
+use crate::{
+    api::{self, Answer, Command, Drain},
+    config::{Config, Mode, Xdp},
+    datapath::{self, Attachment, Datapath, LogLevel, PinDir, XdpChoice},
+    endpoints::Feed,
+    policy::{ClassRegistry, Plan, Site},
+    system::{self, Kernel, Object, PathId, owners::Owners},
+};
+
+/// How often the box is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often every object is compared with the box.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// What `steer run` was told besides the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file, read again on reload.
+    pub config: PathBuf,
+    /// Whether the programs log odd packets.
+    pub log_packets: bool,
+}
+
+/// Where a controller's socket is.
+pub fn socket(config: &Config) -> PathBuf {
+    config.system.run_dir.join("steer.sock")
+}
+
+/// Reads the feed that a configuration names.
+pub fn read_feed(config: &Config) -> Result<Feed, crate::endpoints::FeedError> {
+    match &config.feed.file {
+        Some(file) => Feed::read(file, config.feed.instance),
+        None => Feed::builtin(),
+    }
+}
+
+/// Runs until a signal or `steer detach` ends it. Steering goes on after a signal.
+///
+/// Fails when it cannot start; then nothing of it stays in the box, unless an earlier controller's
+/// programs were there, which steer on.
+pub async fn run(config: Config, options: Options) -> Result<(), ControllerError> {
+    let lock = Lock::take(&config.system.run_dir)?;
+    let (sender, mut commands) = mpsc::channel(16);
+    let mut controller = Controller::start(config, options).await?;
+    api::serve(&socket(&controller.config), sender).map_err(|source| ControllerError::Socket {
+        path: socket(&controller.config),
+        source,
+    })?;
+    let end = controller.serve(&mut commands).await?;
+    let socket = socket(&controller.config);
+    match end {
+        End::Stopped => {
+            info!(
+                "steer stops; the programs steer on without it. `steer run` takes over again, `steer detach` removes them"
+            );
+        }
+        End::Detach(drain, answer) => {
+            let outcome = controller.detach(drain).await;
+            let message = match &outcome {
+                Ok(detached) => Answer::done(detached.to_string()),
+                Err(error) => Answer::refused(error.to_string()),
+            };
+            // The lock goes first: whoever hears the answer may start another controller.
+            drop(lock);
+            // Nobody listening any more changes nothing.
+            let _ = answer.send(message);
+            // The answer is on its way through the server task.
+            tokio::task::yield_now().await;
+            outcome?;
+        }
+    }
+    // A socket that is gone already is as good.
+    let _ = std::fs::remove_file(socket);
+    Ok(())
+}
+
+/// Why the loop ended.
+enum End {
+    /// By a signal.
+    Stopped,
+    /// By `steer detach`.
+    Detach(Drain, oneshot::Sender<Answer>),
+}
+
+/// A running controller.
+struct Controller {
+    config: Config,
+    options: Options,
+    kernel: Kernel,
+    datapath: Datapath,
+    attachments: Vec<Attachment>,
+    registry: RegistryFile,
+    plan: Plan,
+    generation: u64,
+    objects: Vec<Object>,
+    view: View,
+    state: State,
+    hops: NextHops,
+    devices: Vec<(PathId, u32)>,
+    problems: Vec<String>,
+    started: Instant,
+}
+
+impl Controller {
+    async fn start(config: Config, options: Options) -> Result<Self, ControllerError> {
+        let feed = read_feed(&config)?;
+        let mut kernel = Kernel::open(&config.system.state_dir)?;
+        let view = look(&kernel, &config).await?;
+        let mut registry = RegistryFile::open(&config.system.state_dir)?;
+        let plan = compile(&feed, &config, &view, registry.get_mut())?;
+        let adopting = adoptable(&config);
+        let owners = Owners::gather(&kernel).await?;
+        let mut problems = preflight::check(&config, &view, &owners, adopting)?;
+        problems.extend(view.problems.clone());
+        registry.save()?;
+
+        // Before our own table switches connection tracking on for the whole box.
+        let watch = watch_period(&config, &owners, adopting);
+        let objects = report::objects(&config, &view);
+        let result = Self::load(&config, &options, &mut kernel, &objects, &view, &plan).await;
+        let (datapath, attachments, generation) = match result {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                if !adopting {
+                    undo(&mut kernel, &config).await;
+                }
+                return Err(error);
+            }
+        };
+        if watch.is_zero() {
+            info!("steering starts");
+        } else {
+            info!(
+                "connection tracking was not in use: flows that began before are watched for {} s, then steering starts",
+                watch.as_secs()
+            );
+        }
+        for problem in &problems {
+            warn!("{problem}");
+        }
+        let in_use = datapath.maps().paths()?.next_hops.into_iter().flatten();
+        let mut controller = Self {
+            hops: NextHops::new(in_use),
+            config,
+            options,
+            kernel,
+            datapath,
+            attachments,
+            registry,
+            plan,
+            generation,
+            objects,
+            view: view.clone(),
+            state: State::new(watch),
+            devices: Vec::new(),
+            problems,
+            started: Instant::now(),
+        };
+        controller.see(view)?;
+        Ok(controller)
+    }
+
+    /// Puts everything into the box and the kernel.
+    async fn load(
+        config: &Config,
+        options: &Options,
+        kernel: &mut Kernel,
+        objects: &[Object],
+        view: &View,
+        plan: &Plan,
+    ) -> Result<(Datapath, Vec<Attachment>, u64), ControllerError> {
+        system::apply_all(kernel, objects).await?;
+        let log = if options.log_packets {
+            LogLevel::Debug
+        } else {
+            LogLevel::Off
+        };
+        let pins = PinDir::new(&config.system.pin_dir);
+        let mut datapath =
+            Datapath::load(mode(config), pins, view.ports.clone(), flow_seed()?, log)?;
+        let generation = datapath.maps_mut().publish(plan.image().clone())?;
+        let attachments = datapath.attach(match config.redirect.xdp {
+            Xdp::Auto => XdpChoice::Auto,
+            Xdp::Native => XdpChoice::Native,
+            Xdp::Generic => XdpChoice::Generic,
+        })?;
+        for at in &attachments {
+            info!(
+                "{}: {} by {}{}",
+                at.interface,
+                at.program,
+                at.hook,
+                if at.adopted {
+                    ", in place of the one that was there"
+                } else {
+                    ""
+                }
+            );
+        }
+        Ok((datapath, attachments, generation))
+    }
+
+    async fn serve(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<End, ControllerError> {
+        let signals = |kind| signal(kind).map_err(ControllerError::Signal);
+        let (mut interrupt, mut terminate, mut hangup) = (
+            signals(SignalKind::interrupt())?,
+            signals(SignalKind::terminate())?,
+            signals(SignalKind::hangup())?,
+        );
+        let mut looks = tokio::time::interval(LOOK);
+        let mut sweeps = tokio::time::interval(SWEEP);
+        for timer in [&mut looks, &mut sweeps] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                _ = looks.tick() => self.look().await,
+                _ = sweeps.tick() => self.sweep().await,
+                _ = interrupt.recv() => return Ok(End::Stopped),
+                _ = terminate.recv() => return Ok(End::Stopped),
+                _ = hangup.recv() => log_answer(&self.reload().await),
+                command = commands.recv() => match command {
+                    // The API's task keeps its sender; without it only signals are left.
+                    None => std::future::pending().await,
+                    // Nobody listening any more changes nothing.
+                    Some(Command::Status(answer)) => drop(answer.send(self.status().await)),
+                    Some(Command::Reload(answer)) => {
+                        let result = self.reload().await;
+                        log_answer(&result);
+                        let _ = answer.send(result);
+                    }
+                    Some(Command::Detach(drain, answer)) => return Ok(End::Detach(drain, answer)),
+                },
+            }
+        }
+    }
+
+    /// Looks at the box and acts on what changed. A failure changes nothing: the next look comes.
+    async fn look(&mut self) {
+        self.datapath.flush_log();
+        let result = match look(&self.kernel, &self.config).await {
+            Ok(view) => self.adapt(view).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            warn!(
+                "{error}. steer keeps what it has and looks again in {} s",
+                LOOK.as_secs()
+            );
+        }
+    }
+
+    /// Brings plan, objects and paths in line with a new view of the box.
+    async fn adapt(&mut self, view: View) -> Result<(), ControllerError> {
+        if site(&self.view) != site(&view) {
+            let feed = self.plan.feed().clone();
+            let plan = compile(&feed, &self.config, &view, self.registry.get_mut())?;
+            self.publish(plan)?;
+            info!(
+                "the router's or the clients' addresses changed: generation {}",
+                self.generation
+            );
+        }
+        if self.view.wanted != view.wanted {
+            self.objects = report::objects(&self.config, &view);
+            self.sweep().await;
+        }
+        self.see(view)
+    }
+
+    /// Lets the state machine see the breakouts, and carries out what it decides.
+    fn see(&mut self, view: View) -> Result<(), ControllerError> {
+        let mut facts = Vec::new();
+        for (seen, configured) in view.breakouts.iter().zip(&self.config.breakouts) {
+            let mut next_hops = [0; 2];
+            for (family, hop) in seen.hops.iter().enumerate() {
+                let Some(hop) = *hop else { continue };
+                let (place, write) = self.hops.place((seen.id, family), hop);
+                if write {
+                    self.datapath.maps_mut().set_next_hop(place, &hop)?;
+                }
+                next_hops[family] = place;
+            }
+            if let (Mode::Redirect, Some(ifindex)) = (self.config.mode, seen.ifindex)
+                && !self.devices.contains(&(seen.id, ifindex))
+            {
+                self.datapath
+                    .maps_mut()
+                    .set_device(seen.id.get(), ifindex)?;
+                self.devices.retain(|(id, _)| *id != seen.id);
+                self.devices.push((seen.id, ifindex));
+            }
+            facts.push(BreakoutFacts {
+                id: seen.id,
+                priority: configured.priority,
+                weight: configured.weight,
+                trouble: seen.trouble.clone(),
+                next_hops,
+            });
+        }
+        self.view = view;
+        self.decide(Event::Facts(facts))
+    }
+
+    fn decide(&mut self, event: Event) -> Result<(), ControllerError> {
+        for effect in self.state.step(event, self.started.elapsed()) {
+            match effect {
+                Effect::SetPaths(table) => self.datapath.maps_mut().set_paths(&table)?,
+                Effect::SteeringStarts => info!("the watch period is over: new flows are steered"),
+                Effect::PathChanged { id, trouble } => {
+                    let name = self.config.breakout(id.get()).map_or("?", |it| &it.name);
+                    match trouble {
+                        None => info!("breakout {name}: up"),
+                        Some(why) => {
+                            warn!("breakout {name}: down: {why}. New flows take another way")
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts back what others removed from the box.
+    async fn sweep(&mut self) {
+        let result = system::reconcile(&mut self.kernel, &self.objects).await;
+        for (object, found) in result.repaired {
+            warn!("`{object}` was {found:?}: applied again");
+        }
+        for (object, error) in result.failed {
+            warn!(
+                "`{object}` cannot be applied: {error}. steer tries again in {} s",
+                SWEEP.as_secs()
+            );
+        }
+        match system::leftovers(&mut self.kernel, &self.objects).await {
+            Ok(old) => {
+                for (object, error) in system::remove_all(&mut self.kernel, &old).await {
+                    warn!("`{object}` is not needed any more and cannot be removed: {error}");
+                }
+            }
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    fn publish(&mut self, plan: Plan) -> Result<(), ControllerError> {
+        self.registry.save()?;
+        self.generation = self.datapath.maps_mut().publish(plan.image().clone())?;
+        self.plan = plan;
+        Ok(())
+    }
+
+    /// Reads configuration and feed again: everything is checked before anything changes.
+    async fn reload(&mut self) -> Answer {
+        match self.try_reload().await {
+            Ok(message) => Answer::done(message),
+            Err(error) => Answer::refused(format!("{error}\nnothing was changed")),
+        }
+    }
+
+    async fn try_reload(&mut self) -> Result<String, ControllerError> {
+        let config = Config::read(&self.options.config)?;
+        if let Some(what) = needs_restart(&self.config, &config) {
+            return Err(ControllerError::NeedsRestart { what });
+        }
+        let feed = read_feed(&config)?;
+        let view = look(&self.kernel, &config).await?;
+        let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
+        let before = self.plan.size();
+        self.publish(plan)?;
+        self.config = config;
+        self.objects = report::objects(&self.config, &view);
+        self.sweep().await;
+        self.see(view)?;
+        let after = self.plan.size();
+        Ok(format!(
+            "configuration and feed reloaded: generation {}, {} sets with {} prefixes (before: {} with {})",
+            self.generation,
+            after.sets + after.own,
+            after.prefixes_v4 + after.prefixes_v6,
+            before.sets + before.own,
+            before.prefixes_v4 + before.prefixes_v6,
+        ))
+    }
+
+    /// Ends steering: no new flows, wait for the old ones, take everything away.
+    async fn detach(mut self, drain: Drain) -> Result<Detached, ControllerError> {
+        self.decide(Event::StopSteering)?;
+        detach::remove(&self.config, &mut self.kernel, drain).await
+    }
+}
+
+fn mode(config: &Config) -> datapath::Mode {
+    match config.mode {
+        Mode::Mark => datapath::Mode::Mark,
+        Mode::Redirect => datapath::Mode::Redirect,
+    }
+}
+
+/// Whether an earlier controller's programs steer in this mode already.
+fn adoptable(config: &Config) -> bool {
+    let pins = PinDir::new(&config.system.pin_dir);
+    datapath::Maps::open(&pins, mode(config))
+        .and_then(|maps| maps.paths())
+        .is_ok_and(|paths| paths.state & steer_common::abi::STEERING != 0)
+}
+
+/// How long flows that began before are only watched.
+///
+/// Mark mode needs no watch where connection tracking knew the flows already; where an earlier
+/// controller steered, its memory is still there.
+fn watch_period(config: &Config, owners: &Owners, adopting: bool) -> Duration {
+    let tracked = config.mode == Mode::Mark && owners.conntrack_in_use(system::conntrack::usage());
+    if adopting || tracked {
+        Duration::ZERO
+    } else {
+        config.mark.watch_period
+    }
+}
+
+fn site(view: &View) -> Site {
+    Site {
+        clients: Some(view.sources.clone()),
+        left_out: view.left_out.clone(),
+        router: view.own_addresses.iter().copied().collect(),
+    }
+}
+
+fn compile(
+    feed: &Feed,
+    config: &Config,
+    view: &View,
+    registry: &mut ClassRegistry,
+) -> Result<Plan, ControllerError> {
+    Ok(Plan::compile(
+        feed.clone(),
+        config.select.clone(),
+        site(view),
+        registry,
+    )?)
+}
+
+/// What a reload cannot change under running programs.
+fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
+    let ports = |config: &Config| -> Vec<_> {
+        config
+            .lans
+            .iter()
+            .map(|lan| (lan.interface.clone(), lan.vlans.clone()))
+            .collect()
+    };
+    if old.mode != new.mode {
+        Some("mode")
+    } else if ports(old) != ports(new) {
+        Some("[[lan]] interface or vlans")
+    } else if old.system != new.system {
+        Some("[system]")
+    } else if old.redirect != new.redirect {
+        Some("[redirect]")
+    } else {
+        None
+    }
+}
+
+/// Takes back what a failed start left.
+async fn undo(kernel: &mut Kernel, config: &Config) {
+    if let Err(error) = PinDir::new(&config.system.pin_dir).remove() {
+        error!("after the failed start: {error}");
+    }
+    match system::leftovers(kernel, &[]).await {
+        Ok(objects) => {
+            for (object, error) in system::remove_all(kernel, &objects).await {
+                error!("after the failed start `{object}` could not be removed: {error}");
+            }
+        }
+        Err(error) => error!("after the failed start: {error}"),
+    }
+}
+
+/// Clients cannot foresee where their flows lie.
+fn flow_seed() -> Result<u64, ControllerError> {
+    use std::io::Read as _;
+    let mut seed = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut seed))
+        .map_err(ControllerError::Random)?;
+    Ok(u64::from_ne_bytes(seed))
+}
+
+fn log_answer(answer: &Answer) {
+    if answer.done {
+        info!("{}", answer.message);
+    } else {
+        error!("{}", answer.message);
+    }
+}

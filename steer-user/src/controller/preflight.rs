@@ -1,0 +1,139 @@
+//! What is checked before anything is changed.
+
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
+
+use super::{ControllerError, look::View};
+use crate::{
+    config::{Config, Mode, Owner},
+    system::{
+        conntrack,
+        owners::{Access, Owners},
+    },
+};
+
+/// Above this share of connection tracking in use the operator is warned, in percent.
+const CONNTRACK_WARN: u64 = 60;
+/// Above this share steer does not start, in percent.
+const CONNTRACK_REFUSE: u64 = 85;
+
+/// Checks the box; gives what the operator should know.
+///
+/// Fails where steer would break something.
+pub fn check(
+    config: &Config,
+    view: &View,
+    owners: &Owners,
+    adopting: bool,
+) -> Result<Vec<String>, ControllerError> {
+    let mut problems = Vec::new();
+    match config.mode {
+        Mode::Mark => {
+            if !adopting {
+                problems.extend(conntrack_headroom()?);
+            }
+            problems.extend(mark_conflicts(owners)?);
+        }
+        Mode::Redirect => {
+            no_translation_needed(config, view)?;
+            no_forward_firewall(owners)?;
+        }
+    }
+    Ok(problems)
+}
+
+/// Our table switches connection tracking on for everything that the box forwards.
+fn conntrack_headroom() -> Result<Option<String>, ControllerError> {
+    let Some(usage) = conntrack::usage() else {
+        return Ok(None);
+    };
+    let percent = usage.percent();
+    if percent > CONNTRACK_REFUSE {
+        return Err(ControllerError::ConntrackFull {
+            entries: usage.entries,
+            max: usage.max,
+        });
+    }
+    Ok((percent > CONNTRACK_WARN).then(|| {
+        format!(
+            "connection tracking is {percent} % full ({} of {} entries); raise net.netfilter.nf_conntrack_max before it drops new flows",
+            usage.entries, usage.max
+        )
+    }))
+}
+
+/// Redirected packets are not translated, so the clients' addresses must be valid on the breakout.
+fn no_translation_needed(config: &Config, view: &View) -> Result<(), ControllerError> {
+    if config.mark.nat == Owner::External {
+        return Ok(());
+    }
+    let valid = |source: &IpNet| {
+        config.breakouts.iter().all(|breakout| {
+            breakout
+                .valid_sources
+                .iter()
+                .any(|net| net.contains(source))
+        })
+    };
+    match view
+        .sources
+        .iter()
+        .find(|source| is_private(source) && !valid(source))
+    {
+        None => Ok(()),
+        Some(source) => Err(ControllerError::NotForRedirect {
+            why: format!(
+                "the clients in {source} have private addresses, which must be translated, and redirected packets pass the kernel's translation by"
+            ),
+            or_else: ", or say who translates upstream: [mark] nat = \"external\", or [[breakout]] valid_sources",
+        }),
+    }
+}
+
+/// Redirected packets pass the forward chains by: a firewall that filters there would be open.
+fn no_forward_firewall(owners: &Owners) -> Result<(), ControllerError> {
+    match owners.forward_chains.iter().find(|chain| chain.may_drop()) {
+        None => Ok(()),
+        Some(chain) => Err(ControllerError::NotForRedirect {
+            why: format!(
+                "{} filters what the router forwards, and redirected packets pass it by",
+                chain.name
+            ),
+            or_else: "",
+        }),
+    }
+}
+
+/// Whoever writes our bits moves our flows, and we theirs.
+fn mark_conflicts(owners: &Owners) -> Result<Vec<String>, ControllerError> {
+    if let Some(conflict) = owners
+        .mark_uses
+        .iter()
+        .find(|it| it.access == Access::Writes)
+    {
+        return Err(ControllerError::MarkConflict {
+            conflict: conflict.to_string(),
+        });
+    }
+    Ok(owners
+        .mark_uses
+        .iter()
+        .map(|it| format!("{it}, which are steer's: see that both get along"))
+        .chain(owners.flow_tables.iter().map(|table| {
+            format!("{table} takes established flows past steer: what it holds is neither steered nor counted")
+        }))
+        .collect())
+}
+
+fn is_private(prefix: &IpNet) -> bool {
+    match prefix {
+        IpNet::V4(net) => {
+            // RFC 1918 and RFC 6598.
+            let shared = ipnet::Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
+            net.addr().is_private() || shared.contains(net)
+        }
+        // RFC 4193.
+        IpNet::V6(net) => net.addr().is_unique_local(),
+    }
+}

@@ -1,0 +1,203 @@
+//! The controller's state as `steer status` shows it.
+
+use std::collections::BTreeMap;
+
+use super::{Controller, ControllerError, Phase, View, registry::RegistryFile};
+use crate::{
+    api::{
+        BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus,
+        Status, SteeringState,
+    },
+    config::{Config, Mode},
+    datapath::{Maps, PinDir},
+    policy::{ClassRegistry, Plan},
+    system::{self, Family, InterfaceName, Object, Sysctl, nft},
+};
+
+/// Everything that a configuration puts into the box, programs and pins apart.
+///
+/// Redirect mode only needs the answers to be let in: they arrive on a link that the main table
+/// would not send to.
+pub fn objects(config: &Config, view: &View) -> Vec<Object> {
+    match config.mode {
+        Mode::Mark => system::objects(&view.wanted),
+        Mode::Redirect => view
+            .wanted
+            .paths
+            .iter()
+            .map(|path| loose_reverse_path(&path.interface))
+            .collect(),
+    }
+}
+
+fn loose_reverse_path(interface: &InterfaceName) -> Object {
+    Object::Sysctl(Sysctl::of_interface(Family::V4, interface, "rp_filter", 2))
+}
+
+impl Controller {
+    /// What the controller is doing.
+    pub(super) async fn status(&self) -> Status {
+        let mut problems = self.problems.clone();
+        let mut note = |error: ControllerError| problems.push(error.to_string());
+        let maps = self.datapath.maps();
+        let counters = counters(maps, &self.config, &self.registry, Some(&self.plan));
+        let counters = counters.unwrap_or_else(|error| {
+            note(error);
+            Vec::new()
+        });
+        let reasons = reasons(maps).unwrap_or_else(|error| {
+            note(error);
+            BTreeMap::new()
+        });
+        let nftables = nftables(&self.config).await.unwrap_or_else(|error| {
+            note(error);
+            None
+        });
+        let feed = self.plan.feed();
+        let size = self.plan.size();
+        let (state, watching_for) = match self.state.phase() {
+            Phase::Watching { until } => {
+                let left = until.saturating_sub(self.started.elapsed());
+                (SteeringState::Watching, Some(left.as_secs() + 1))
+            }
+            Phase::Steering => (SteeringState::Steering, None),
+            Phase::Stopped => (SteeringState::Draining, None),
+        };
+        Status {
+            state,
+            mode: Some(self.config.mode.to_string()),
+            pid: Some(std::process::id()),
+            watching_for,
+            feed: Some(FeedStatus {
+                source: feed.origin.to_string(),
+                instance: feed.instance.to_string(),
+                version: None,
+                sets: feed.sets.len(),
+            }),
+            plan: Some(PlanStatus {
+                generation: self.generation,
+                sets: size.sets + size.own,
+                prefixes: size.prefixes_v4 + size.prefixes_v6,
+            }),
+            lan: self
+                .attachments
+                .iter()
+                .map(|at| LanStatus {
+                    interface: at.interface.clone(),
+                    hook: at.hook.to_string(),
+                    verified_instructions: at.verified_instructions,
+                })
+                .collect(),
+            breakouts: breakouts(&self.config, &self.view),
+            counters,
+            reasons,
+            nftables,
+            problems,
+            ..Status::off()
+        }
+    }
+}
+
+fn breakouts(config: &Config, view: &View) -> Vec<BreakoutStatus> {
+    let pairs = config.breakouts.iter().zip(&view.breakouts);
+    pairs
+        .map(|(configured, seen)| BreakoutStatus {
+            id: configured.id,
+            name: configured.name.clone(),
+            interface: configured.interface.to_string(),
+            state: if seen.trouble.is_none() {
+                PathHealth::Up
+            } else {
+                PathHealth::Down
+            },
+            reason: seen.trouble.clone(),
+            gateway: seen.gateway.clone(),
+            gateway6: seen.gateway6.clone(),
+        })
+        .collect()
+}
+
+/// What is going on where no controller answers: the programs may steer on by themselves.
+pub async fn unattended(config: &Config) -> Result<Status, ControllerError> {
+    let pins = PinDir::new(&config.system.pin_dir);
+    let Ok(maps) = Maps::open(&pins, super::mode(config)) else {
+        return Ok(Status::off());
+    };
+    let registry = RegistryFile::open(&config.system.state_dir)?;
+    let generation = maps.generation_number()?.unwrap_or(0);
+    Ok(Status {
+        state: SteeringState::Unattended,
+        mode: Some(config.mode.to_string()),
+        plan: Some(PlanStatus {
+            generation,
+            sets: 0,
+            prefixes: 0,
+        }),
+        counters: counters(&maps, config, &registry, None)?,
+        reasons: reasons(&maps)?,
+        nftables: nftables(config).await?,
+        problems: vec![
+            "no controller runs: the programs steer on with the last plan, but nobody watches the \
+             breakouts. Start it: steer run"
+                .into(),
+        ],
+        ..Status::off()
+    })
+}
+
+fn counters(
+    maps: &Maps,
+    config: &Config,
+    registry: &RegistryFile,
+    plan: Option<&Plan>,
+) -> Result<Vec<ClassCounter>, ControllerError> {
+    let registry: &ClassRegistry = registry.get();
+    let counts = maps.counts()?;
+    Ok(counts
+        .into_iter()
+        .filter_map(|count| {
+            let key = registry.key(count.class)?;
+            let class = plan.and_then(|plan| plan.class(count.class));
+            Some(ClassCounter {
+                list: key.list.as_str().into(),
+                set: key.id,
+                category: class.map(|class| class.category.to_string()),
+                service_area: class
+                    .and_then(|class| class.service_area.as_ref())
+                    .map(ToString::to_string),
+                path: config.breakout(count.path).map(|it| it.name.clone()),
+                packets: count.packets,
+                bytes: count.bytes,
+            })
+        })
+        .collect())
+}
+
+fn reasons(maps: &Maps) -> Result<BTreeMap<String, u64>, ControllerError> {
+    let reasons = maps.reasons()?;
+    Ok(reasons
+        .into_iter()
+        .map(|count| (count.reason.name().into(), count.packets))
+        .collect())
+}
+
+async fn nftables(config: &Config) -> Result<Option<NftStatus>, ControllerError> {
+    if config.mode != Mode::Mark {
+        return Ok(None);
+    }
+    let name = |id: u8| {
+        config
+            .breakout(id)
+            .map_or_else(|| id.to_string(), |it| it.name.clone())
+    };
+    Ok(nft::counters().await?.map(|counters| NftStatus {
+        granted: counters
+            .granted
+            .into_iter()
+            .map(|(id, count)| (name(id.get()), count.packets))
+            .collect(),
+        refused: counters.refused.packets,
+        rewish: counters.rewish.packets,
+        guard: counters.guard.packets,
+    }))
+}

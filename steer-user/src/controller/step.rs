@@ -1,0 +1,332 @@
+//! What the controller decides, without a clock, a socket or a kernel: events in, effects out.
+//!
+//! Plan, paths and objects are three lifetimes. A path that goes down changes one word of the path
+//! table; it publishes no plan and touches no nftables rule.
+
+use std::time::Duration;
+
+use steer_common::{
+    abi::{PathTable, STEERING},
+    mark,
+};
+
+use crate::system::PathId;
+
+/// What the box says about one breakout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakoutFacts {
+    /// Its path.
+    pub id: PathId,
+    /// Lower is taken first.
+    pub priority: u8,
+    /// The share among breakouts of equal priority.
+    pub weight: u8,
+    /// Why it cannot be used, in words; none when it can.
+    pub trouble: Option<String>,
+    /// The index of the resolved next hop in the fast path's map, for IPv4 and IPv6 (redirect mode
+    /// only, else 0).
+    pub next_hops: [u8; 2],
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The box was looked at.
+    Facts(Vec<BreakoutFacts>),
+    /// Time went by.
+    Tick,
+    /// New flows are to be left alone from now on.
+    StopSteering,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write the path table.
+    SetPaths(Box<PathTable>),
+    /// Tell the operator that a path went up or down.
+    PathChanged {
+        /// The path.
+        id: PathId,
+        /// Why it is down; none when it is up.
+        trouble: Option<String>,
+    },
+    /// Tell the operator that the watch period is over.
+    SteeringStarts,
+}
+
+/// Where the controller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Connections that began before are only watched, until this time.
+    Watching {
+        /// Since the controller's start.
+        until: Duration,
+    },
+    /// New flows are steered.
+    Steering,
+    /// New flows are not steered any more.
+    Stopped,
+}
+
+/// All that the decisions depend on.
+#[derive(Clone, Debug)]
+pub struct State {
+    phase: Phase,
+    breakouts: Vec<BreakoutFacts>,
+    written: Option<PathTable>,
+}
+
+impl State {
+    /// A controller that watches for `watch` first; zero steers at once.
+    pub fn new(watch: Duration) -> Self {
+        let phase = if watch.is_zero() {
+            Phase::Steering
+        } else {
+            Phase::Watching { until: watch }
+        };
+        Self {
+            phase,
+            breakouts: Vec::new(),
+            written: None,
+        }
+    }
+
+    /// Where the controller is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The breakouts as they were seen last.
+    pub fn breakouts(&self) -> &[BreakoutFacts] {
+        &self.breakouts
+    }
+
+    /// Takes an event at `now`, counted from the controller's start.
+    pub fn step(&mut self, event: Event, now: Duration) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Facts(facts) => {
+                effects.extend(self.path_changes(&facts));
+                self.breakouts = facts;
+            }
+            Event::Tick => {}
+            Event::StopSteering => self.phase = Phase::Stopped,
+        }
+        if let Phase::Watching { until } = self.phase
+            && now >= until
+        {
+            self.phase = Phase::Steering;
+            effects.push(Effect::SteeringStarts);
+        }
+        let table = self.path_table();
+        if self.written.as_ref() != Some(&table) {
+            effects.push(Effect::SetPaths(Box::new(table)));
+            self.written = Some(table);
+        }
+        effects
+    }
+
+    fn path_changes(&self, facts: &[BreakoutFacts]) -> Vec<Effect> {
+        let before = |id| {
+            self.breakouts
+                .iter()
+                .find(|old| old.id == id)
+                .map(|old| &old.trouble)
+        };
+        facts
+            .iter()
+            .filter(|new| before(new.id) != Some(&new.trouble))
+            .map(|new| Effect::PathChanged {
+                id: new.id,
+                trouble: new.trouble.clone(),
+            })
+            .collect()
+    }
+
+    /// The path table that the facts and the phase ask for.
+    fn path_table(&self) -> PathTable {
+        let up = || {
+            self.breakouts
+                .iter()
+                .filter(|breakout| breakout.trouble.is_none())
+        };
+        let steering = if self.phase == Phase::Steering {
+            STEERING
+        } else {
+            0
+        };
+        let state = up().fold(steering, |state, breakout| state | 1 << breakout.id.get());
+        let mut next_hops = [[0; 2]; mark::PATHS];
+        for breakout in up() {
+            next_hops[usize::from(breakout.id.get())] = breakout.next_hops;
+        }
+        let best = up().map(|breakout| breakout.priority).min();
+        let chosen: Vec<&BreakoutFacts> = up()
+            .filter(|breakout| Some(breakout.priority) == best)
+            .collect();
+        PathTable {
+            state,
+            buckets: buckets(&chosen),
+            next_hops,
+        }
+    }
+}
+
+/// Gives each breakout a share of the buckets by its weight.
+///
+/// Which breakout a bucket goes to depends on the bucket and the breakout alone (rendezvous
+/// hashing), so that a breakout which goes or comes moves no client between the others.
+fn buckets(breakouts: &[&BreakoutFacts]) -> [u8; 64] {
+    let mut buckets = [0; 64];
+    for (number, bucket) in (0_u64..).zip(&mut buckets) {
+        let winner = breakouts.iter().max_by(|a, b| {
+            share(number, a)
+                .total_cmp(&share(number, b))
+                .then(b.id.cmp(&a.id))
+        });
+        *bucket = winner.map_or(0, |breakout| breakout.id.get());
+    }
+    buckets
+}
+
+/// The score of a breakout for a bucket: weight / -ln(uniform), the highest of which wins with a
+/// probability in proportion to its weight.
+fn share(bucket: u64, breakout: &BreakoutFacts) -> f64 {
+    let hash = steer_common::flow::finish(bucket << 8 | u64::from(breakout.id.get()));
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "53 bits are uniform enough for 64 buckets"
+    )]
+    let uniform = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    f64::from(breakout.weight) / -uniform.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breakout(id: u8, priority: u8, weight: u8) -> BreakoutFacts {
+        let id = PathId::new(id).unwrap();
+        BreakoutFacts {
+            id,
+            priority,
+            weight,
+            trouble: None,
+            next_hops: [0; 2],
+        }
+    }
+
+    fn down(mut breakout: BreakoutFacts) -> BreakoutFacts {
+        breakout.trouble = Some("no carrier".into());
+        breakout
+    }
+
+    fn table(effects: &[Effect]) -> &PathTable {
+        effects
+            .iter()
+            .find_map(|effect| match effect {
+                Effect::SetPaths(table) => Some(&**table),
+                _ => None,
+            })
+            .unwrap()
+    }
+
+    fn share_of(table: &PathTable, path: u8) -> usize {
+        table
+            .buckets
+            .iter()
+            .filter(|&&bucket| bucket == path)
+            .count()
+    }
+
+    const START: Duration = Duration::ZERO;
+
+    #[test]
+    fn nothing_is_steered_until_the_watch_period_is_over() {
+        let mut state = State::new(Duration::from_secs(130));
+        let effects = state.step(Event::Facts(vec![breakout(1, 1, 1)]), START);
+        assert_eq!(table(&effects).state, 0b10);
+        assert_eq!(state.step(Event::Tick, Duration::from_secs(129)), []);
+        let effects = state.step(Event::Tick, Duration::from_secs(130));
+        assert!(effects.contains(&Effect::SteeringStarts));
+        assert_eq!(table(&effects).state, 0b10 | STEERING);
+    }
+
+    #[test]
+    fn without_a_watch_period_steering_begins_with_the_first_facts() {
+        let mut state = State::new(Duration::ZERO);
+        let effects = state.step(Event::Facts(vec![breakout(1, 1, 1)]), START);
+        assert_eq!(table(&effects).state, 0b10 | STEERING);
+        assert_eq!(share_of(table(&effects), 1), 64);
+    }
+
+    #[test]
+    fn the_same_facts_again_change_nothing() {
+        let mut state = State::new(Duration::ZERO);
+        state.step(Event::Facts(vec![breakout(1, 1, 1)]), START);
+        assert_eq!(state.step(Event::Facts(vec![breakout(1, 1, 1)]), START), []);
+    }
+
+    #[test]
+    fn a_path_that_goes_down_is_reported_and_left_out() {
+        let mut state = State::new(Duration::ZERO);
+        state.step(
+            Event::Facts(vec![breakout(1, 1, 1), breakout(2, 2, 1)]),
+            START,
+        );
+        let effects = state.step(
+            Event::Facts(vec![down(breakout(1, 1, 1)), breakout(2, 2, 1)]),
+            START,
+        );
+        let id = PathId::new(1).unwrap();
+        assert!(effects.contains(&Effect::PathChanged {
+            id,
+            trouble: Some("no carrier".into())
+        }));
+        assert_eq!(table(&effects).state, 0b100 | STEERING);
+        assert_eq!(share_of(table(&effects), 2), 64);
+    }
+
+    #[test]
+    fn no_path_up_leaves_every_bucket_empty() {
+        let mut state = State::new(Duration::ZERO);
+        let effects = state.step(Event::Facts(vec![down(breakout(1, 1, 1))]), START);
+        assert_eq!(table(&effects).state, STEERING);
+        assert_eq!(share_of(table(&effects), 0), 64);
+    }
+
+    #[test]
+    fn the_better_priority_takes_every_client() {
+        let mut state = State::new(Duration::ZERO);
+        let effects = state.step(
+            Event::Facts(vec![breakout(1, 2, 9), breakout(2, 1, 1)]),
+            START,
+        );
+        assert_eq!(share_of(table(&effects), 2), 64);
+        assert_eq!(table(&effects).state, 0b110 | STEERING);
+    }
+
+    #[test]
+    fn weights_share_the_clients_and_a_lost_path_moves_only_its_own() {
+        let mut state = State::new(Duration::ZERO);
+        let all = vec![breakout(1, 1, 1), breakout(2, 1, 1), breakout(3, 1, 2)];
+        let before = *table(&state.step(Event::Facts(all.clone()), START));
+        for (path, least) in [(1, 8), (2, 8), (3, 22)] {
+            assert!(share_of(&before, path) >= least, "{:?}", before.buckets);
+        }
+        let without = vec![all[0].clone(), down(all[1].clone()), all[2].clone()];
+        let after = *table(&state.step(Event::Facts(without), START));
+        for (old, new) in before.buckets.iter().zip(&after.buckets) {
+            assert!(old == new || *old == 2, "{old} -> {new}");
+        }
+    }
+
+    #[test]
+    fn stopping_keeps_the_paths_but_starts_no_flow() {
+        let mut state = State::new(Duration::ZERO);
+        state.step(Event::Facts(vec![breakout(1, 1, 1)]), START);
+        let effects = state.step(Event::StopSteering, START);
+        assert_eq!(table(&effects).state, 0b10);
+    }
+}
