@@ -171,7 +171,7 @@ impl Controller {
             info!("steering starts");
         } else {
             info!(
-                "connection tracking was not in use: flows that began before are watched for {} s, then steering starts",
+                "nothing here remembers the flows that began before: they are watched for {} s, then steering starts",
                 watch.as_secs()
             );
         }

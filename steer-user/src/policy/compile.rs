@@ -40,16 +40,26 @@ pub(super) fn plan(
 
     let mut claims: Vec<Claim> = wants.iter().flat_map(Want::claims).collect();
     let claimed: BTreeSet<IpNet> = claims.iter().map(|claim| claim.prefix).collect();
-    claims.extend(
-        select
-            .exclude
+    // Where nothing is steered, there is nothing to leave out: counted as a pass that might have
+    // been a steer, the router's own addresses would hide the real ones.
+    let matters = |prefix: &IpNet| {
+        claimed
             .iter()
-            .map(|prefix| pass(*prefix, Action::Exclude)),
-    );
+            .any(|other| other.contains(prefix) || prefix.contains(other))
+    };
+    let excluded = select
+        .exclude
+        .iter()
+        .map(|prefix| (*prefix, Action::Exclude));
+    let own = site
+        .router
+        .iter()
+        .map(|address| ((*address).into(), Action::RouterLocal));
     claims.extend(
-        site.router
-            .iter()
-            .map(|address| pass((*address).into(), Action::RouterLocal)),
+        excluded
+            .chain(own)
+            .filter(|(prefix, _)| matters(prefix))
+            .map(|(prefix, action)| pass(prefix, action)),
     );
 
     let image = Image::build(&claims, &sources(&site))
