@@ -10,10 +10,3 @@ pub mod datapath;
 pub mod endpoints;
 pub mod policy;
 pub mod system;
-
-/// The reference programs of the benchmark.
-#[cfg(feature = "bench-object")]
-pub mod bench_object {
-    /// The object with the generator, the sinks and the redirect without classifier.
-    pub static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer-bench"));
-}

@@ -630,8 +630,8 @@ proptest! {
         // Bias: half of the entries and of the probes lie in special-purpose space.
         let special = ["10.0.0.0", "127.0.0.0", "169.254.0.0", "172.16.0.0", "192.168.0.0", "224.0.0.0", "100.64.0.0"];
         let special: Vec<u32> = special.iter().map(|text| text.parse::<std::net::Ipv4Addr>().unwrap().to_bits()).collect();
-        let near = |bits: u32| if bits % 2 == 0 { special[bits as usize / 2 % special.len()] | bits >> 18 } else { bits };
-        let near6 = |bits: u128| if bits % 2 == 0 { bits >> 8 | 0xfe << 120 } else { bits };
+        let near = |bits: u32| if bits.is_multiple_of(2) { special[bits as usize / 2 % special.len()] | bits >> 18 } else { bits };
+        let near6 = |bits: u128| if bits.is_multiple_of(2) { bits >> 8 | 0xfe << 120 } else { bits };
 
         let ips: Vec<String> = entries
             .iter()
