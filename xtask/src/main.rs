@@ -126,6 +126,7 @@ fn run(command: Command) -> Result<()> {
             cargo(["run", "--quiet", "--bin", "steer"])
                 .args(["--", "endpoints", "snapshot"])
                 .arg(std::path::absolute(file)?)
+                .args(["--write", "steer-user/src/endpoints/snapshot.txt"])
                 .become_it()
         }
         Command::Ci => ci::run(),

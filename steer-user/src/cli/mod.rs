@@ -2,9 +2,14 @@
 //!
 //! Exit codes: 0 fine, 1 found something wrong, 2 usage or configuration.
 
+mod check;
 mod detach;
+mod endpoints;
+mod explain;
+mod output;
 mod reload;
 mod run;
+mod source;
 mod status;
 
 use std::{
@@ -34,6 +39,12 @@ enum Command {
     Reload(reload::Args),
     /// Stop steering and leave no trace.
     Detach(detach::Args),
+    /// Check a configuration and show what it would do; change nothing.
+    Check(check::Args),
+    /// Say what happens to traffic to a destination, and why.
+    Explain(explain::Args),
+    /// Look at Microsoft's endpoint list.
+    Endpoints(endpoints::Args),
 }
 
 /// The configuration file, the same option for every command.
@@ -44,7 +55,7 @@ struct ConfigOption {
         short,
         long,
         value_name = "FILE",
-        default_value = "/etc/steer/steer.toml"
+        default_value = source::DEFAULT_CONFIG
     )]
     config: PathBuf,
 }
@@ -70,6 +81,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&args),
         Command::Reload(args) => reload::main(&args),
         Command::Detach(args) => detach::main(&args),
+        Command::Check(args) => offline(check::run(&args)),
+        Command::Explain(args) => offline(explain::run(&args)),
+        Command::Endpoints(args) => offline(endpoints::run(&args)),
     };
     match result {
         Ok(code) => code,
@@ -81,6 +95,15 @@ pub fn main() -> ExitCode {
             eprintln!("steer: {error:#}");
             ExitCode::from(1)
         }
+    }
+}
+
+/// The end of a command that only reads files: what it cannot use is usage or configuration.
+fn offline(outcome: anyhow::Result<ExitCode>) -> Result<ExitCode, Failure> {
+    match outcome {
+        // `steer explain … | head` ends well.
+        Err(error) if output::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        outcome => outcome.map_err(Failure::Usage),
     }
 }
 

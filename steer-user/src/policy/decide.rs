@@ -103,7 +103,7 @@ impl Pass {
 }
 
 /// Why a set is not selected; `None` when it is.
-pub(super) fn unselected(select: &Selection, set: &EndpointSet) -> Option<Unselected> {
+pub fn unselected(select: &Selection, set: &EndpointSet) -> Option<Unselected> {
     if select.exclude_sets.contains(&set.id) {
         Some(Unselected::Set)
     } else if !select.categories.contains(&set.category) {

@@ -17,7 +17,7 @@ use steer_common::{chunk, image::Image};
 
 pub use self::{
     class::{Class, ClassKey, ClassLabel, ClassRegistry, RegistryFull, SourceList, own_id},
-    decide::{Flow, Match, Pass, Unselected, Verdict},
+    decide::{Flow, Match, Pass, Unselected, Verdict, unselected},
     error::PlanError,
 };
 use crate::{

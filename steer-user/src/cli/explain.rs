@@ -1,0 +1,241 @@
+//! `steer explain`: what happens to traffic to a destination, and why.
+
+use std::{
+    io::{self, BufRead, BufWriter, IsTerminal, Write},
+    net::IpAddr,
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use steer_common::{
+    reason::Reason,
+    rule::{TCP, UDP},
+};
+
+use super::{
+    output::{self, FeedFacts},
+    source::SourceArgs,
+};
+
+use crate::{
+    endpoints::ServiceArea,
+    policy::{ClassLabel, Flow, Plan, Verdict},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Addresses; without any, lines of standard input: ADDRESS [PROTOCOL PORT [SOURCE]]
+    #[arg(value_name = "DESTINATION")]
+    destinations: Vec<String>,
+    /// tcp, udp or a protocol number
+    #[arg(long, default_value = "tcp", value_parser = protocol)]
+    protocol: u8,
+    /// The destination port
+    #[arg(long, default_value_t = 443)]
+    port: u16,
+    /// The client's address [default: some client]
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<IpAddr>,
+    #[command(flatten)]
+    from: SourceArgs,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// An answer as JSON has it.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    destination: IpAddr,
+    protocol: String,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<IpAddr>,
+    /// `steer` or `pass`.
+    verdict: &'static str,
+    /// Which list the set is of: `worldwide`, …, or `own`.
+    list: Option<&'static str>,
+    set: Option<u16>,
+    /// The name of an include of the operator's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    category: Option<&'static str>,
+    service_area: Option<&'a str>,
+    matched: Option<String>,
+    reason: String,
+    /// The reason counter of the kernel programs that such packets raise.
+    counter: Option<&'static str>,
+    feed: &'a FeedFacts,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let plan = args.from.read()?.plan()?;
+    let asked = Asked {
+        protocol: args.protocol,
+        port: args.port,
+        source: args.source,
+    };
+    let mut printer = Printer {
+        facts: FeedFacts::of(plan.feed()),
+        json: args.json,
+        alone: args.destinations.len() == 1,
+        out: BufWriter::new(io::stdout().lock()),
+    };
+    if args.destinations.is_empty() {
+        if io::stdin().is_terminal() {
+            bail!("name a destination, or give destinations on standard input");
+        }
+        for (number, line) in (1..).zip(io::stdin().lock().lines()) {
+            let line = line.context("standard input cannot be read")?;
+            let flow = asked
+                .line(&line)
+                .with_context(|| format!("line {number}: {line:?}"))?;
+            if let Some(flow) = flow {
+                printer.print(&plan, &flow)?;
+            }
+        }
+    }
+    for destination in &args.destinations {
+        let flow = asked.flow(address(destination)?);
+        printer.print(&plan, &flow)?;
+    }
+    printer.out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What holds where a line does not say otherwise.
+struct Asked {
+    protocol: u8,
+    port: u16,
+    source: Option<IpAddr>,
+}
+
+impl Asked {
+    fn flow(&self, destination: IpAddr) -> Flow {
+        Flow {
+            destination,
+            protocol: self.protocol,
+            port: self.port,
+            source: self.source,
+        }
+    }
+
+    /// `ADDRESS [PROTOCOL PORT [SOURCE]]`; none for a line of blanks.
+    fn line(&self, line: &str) -> anyhow::Result<Option<Flow>> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let flow = match words.as_slice() {
+            [] => return Ok(None),
+            [destination] => self.flow(address(destination)?),
+            [destination, protocol, port, source @ ..] if source.len() <= 1 => {
+                let mut flow = self.flow(address(destination)?);
+                flow.protocol = self::protocol(protocol).map_err(anyhow::Error::msg)?;
+                flow.port = port
+                    .parse()
+                    .with_context(|| format!("{port:?} is not a port"))?;
+                if let [source] = source {
+                    flow.source = Some(address(source)?);
+                }
+                flow
+            }
+            _ => bail!(
+                "a line is ADDRESS, or ADDRESS PROTOCOL PORT, or ADDRESS PROTOCOL PORT SOURCE"
+            ),
+        };
+        Ok(Some(flow))
+    }
+}
+
+struct Printer<W> {
+    facts: FeedFacts,
+    json: bool,
+    /// There is one answer only, and room for it.
+    alone: bool,
+    out: W,
+}
+
+impl<W: Write> Printer<W> {
+    fn print(&mut self, plan: &Plan, flow: &Flow) -> anyhow::Result<()> {
+        let verdict = plan.decide(flow);
+        if self.json {
+            let answer = serde_json::to_string(&self.answer(flow, &verdict))?;
+            writeln!(self.out, "{answer}")?;
+            return Ok(());
+        }
+        let (destination, protocol) = (flow.destination.to_string(), protocol_name(flow.protocol));
+        let word = word(&verdict);
+        if self.alone {
+            writeln!(self.out, "{destination} {protocol} {} -> {word}", flow.port)?;
+            writeln!(self.out, "  because {verdict}")?;
+            writeln!(self.out, "  by {}", output::feed_line(plan.feed()))?;
+        } else {
+            let port = flow.port;
+            writeln!(
+                self.out,
+                "{destination:<28} {protocol:<4} {port:<5} {word:<5}  {verdict}"
+            )?;
+        }
+        Ok(())
+    }
+
+    fn answer<'a>(&'a self, flow: &Flow, verdict: &'a Verdict<'_>) -> Answer<'a> {
+        let (matched, counter) = match verdict {
+            Verdict::Steer(matched) => (Some(matched), None),
+            Verdict::Pass(pass) => (None, pass.reason().map(Reason::name)),
+        };
+        let class = matched.map(|matched| matched.class);
+        Answer {
+            destination: flow.destination,
+            protocol: protocol_name(flow.protocol),
+            port: flow.port,
+            source: flow.source,
+            verdict: word(verdict),
+            list: class.map(|class| class.key.list.as_str()),
+            set: class.map(|class| class.key.id),
+            name: class.and_then(|class| match &class.label {
+                ClassLabel::Own(name) => Some(name.as_str()),
+                ClassLabel::Set(_) => None,
+            }),
+            category: class.map(|class| class.category.as_str()),
+            service_area: class
+                .and_then(|class| class.service_area.as_ref())
+                .map(ServiceArea::as_str),
+            matched: matched.map(|matched| matched.prefix.to_string()),
+            reason: verdict.to_string(),
+            counter,
+            feed: &self.facts,
+        }
+    }
+}
+
+fn word(verdict: &Verdict<'_>) -> &'static str {
+    match verdict {
+        Verdict::Steer(_) => "steer",
+        Verdict::Pass(_) => "pass",
+    }
+}
+
+fn address(text: &str) -> anyhow::Result<IpAddr> {
+    text.parse().ok().with_context(|| {
+        format!("{text:?} is not an address; look the name up first, for example with `dig +short {text}`")
+    })
+}
+
+/// `tcp`, `udp`, or the number in the IP header.
+fn protocol(text: &str) -> Result<u8, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(TCP),
+        "udp" => Ok(UDP),
+        number => number
+            .parse()
+            .map_err(|_| format!("{text:?} is not tcp, udp or a protocol number")),
+    }
+}
+
+fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        TCP => "tcp".into(),
+        UDP => "udp".into(),
+        number => number.to_string(),
+    }
+}
