@@ -44,7 +44,7 @@ pub fn usage() -> Option<Usage> {
 pub fn granted() -> Result<BTreeMap<PathId, u64>, SystemError> {
     let mut counts = BTreeMap::new();
     for_each_mark(Mark::GRANT, Mark::KIND, |mark| {
-        // Kernels may ignore the filter of the request.
+        // The kernel has filtered already, unless it is too old to know how.
         if let Some(path) = Mark::granted_path(mark) {
             *counts.entry(path).or_default() += 1;
         }

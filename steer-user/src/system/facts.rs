@@ -2,7 +2,11 @@
 //! settings that decide whether a breakout can work. Nothing here changes the box, except that
 //! [`resolve`] makes the kernel ask for a neighbour's address.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
@@ -16,7 +20,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType},
 };
 
-use super::{Family, Kernel, NextHop, SystemError, TableId};
+use super::{Family, Kernel, NextHop, PathSpec, SystemError, TableId};
 
 /// Links and addresses, read together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -182,9 +186,91 @@ pub async fn default_routes(
     Ok(found)
 }
 
-/// Where a breakout's default route should point if the configuration names no gateway: to that of
-/// the kernel's own best default route over the link, to the device itself if it is
-/// point-to-point, nowhere otherwise.
+/// Completes what the configuration says of a breakout with what the box has now: the addresses of
+/// its link, next hops that are not configured (from the kernel's best default route over the link,
+/// or the device itself if it is point-to-point), and whether a configured gateway lies outside
+/// every connected prefix.
+///
+/// A family gets no next hop if nothing could leave by it: the link has no address to translate to,
+/// and no source may leave untranslated. Packets then keep the route they had.
+pub async fn observe(
+    kernel: &Kernel,
+    facts: &Facts,
+    configured: &PathSpec,
+) -> Result<PathSpec, SystemError> {
+    let mut path = configured.clone();
+    path.addresses.clear();
+    let Some(link) = facts.link(path.interface.as_str()) else {
+        (path.next_hop4, path.next_hop6) = (None, None);
+        return Ok(path);
+    };
+    let addresses = facts.addresses_of(link.index).filter(|it| !it.tentative);
+    path.addresses = addresses.map(|it| it.address).collect();
+    let usable = |family| {
+        path.addresses
+            .iter()
+            .any(|&it| Family::of(it) == family && !super::is_link_local(it))
+    };
+    let (v4, v6) = (usable(Family::V4), usable(Family::V6));
+    path.next_hop4 = if v4 || !path.valid4.is_empty() {
+        match configured_gateway(facts, link, path.next_hop4) {
+            None => next_hop(kernel, link, Family::V4).await?.and_then(only_v4),
+            configured => configured,
+        }
+    } else {
+        None
+    };
+    path.next_hop6 = if v6 || !path.valid6.is_empty() {
+        match configured_gateway(facts, link, path.next_hop6) {
+            None => next_hop(kernel, link, Family::V6).await?.and_then(only_v6),
+            configured => configured,
+        }
+    } else {
+        None
+    };
+    Ok(path)
+}
+
+fn configured_gateway<A: Copy + Into<IpAddr>>(
+    facts: &Facts,
+    link: &Link,
+    hop: Option<NextHop<A>>,
+) -> Option<NextHop<A>> {
+    let (NextHop::Via(gateway) | NextHop::ViaOnLink(gateway)) = hop? else {
+        return hop;
+    };
+    let address = gateway.into();
+    let reached = super::is_link_local(address)
+        || facts
+            .addresses_of(link.index)
+            .any(|it| it.connected.contains(&address));
+    Some(if reached {
+        NextHop::Via(gateway)
+    } else {
+        NextHop::ViaOnLink(gateway)
+    })
+}
+
+fn only_v4(hop: NextHop<IpAddr>) -> Option<NextHop<Ipv4Addr>> {
+    match hop {
+        NextHop::Via(IpAddr::V4(gateway)) => Some(NextHop::Via(gateway)),
+        NextHop::ViaOnLink(IpAddr::V4(gateway)) => Some(NextHop::ViaOnLink(gateway)),
+        NextHop::Device => Some(NextHop::Device),
+        _ => None,
+    }
+}
+
+fn only_v6(hop: NextHop<IpAddr>) -> Option<NextHop<Ipv6Addr>> {
+    match hop {
+        NextHop::Via(IpAddr::V6(gateway)) => Some(NextHop::Via(gateway)),
+        NextHop::ViaOnLink(IpAddr::V6(gateway)) => Some(NextHop::ViaOnLink(gateway)),
+        NextHop::Device => Some(NextHop::Device),
+        _ => None,
+    }
+}
+
+/// Where the kernel's own best default route over the link points; to the device itself if there is
+/// none and the link is point-to-point.
 pub async fn next_hop(
     kernel: &Kernel,
     link: &Link,
@@ -519,6 +605,57 @@ mod tests {
             );
             assert_eq!(hop(lan, Family::V6).await, via("fe80::1"));
             assert_eq!(hop(ppp, Family::V4).await, Some(NextHop::Device));
+        });
+    }
+
+    #[test]
+    fn a_breakout_is_completed_with_what_its_link_has() {
+        in_namespace(async || {
+            link("brk0");
+            sh(
+                "ip addr add 192.0.2.2/28 dev brk0; ip addr add fe80::2/64 dev brk0 nodad
+                ip route add default via 192.0.2.1 dev brk0 metric 500
+                ip -6 route add default via fe80::1 dev brk0 metric 500
+                ip tuntap add ppp0 mode tun; ip addr add 10.9.0.1 peer 10.9.0.2 dev ppp0
+                ip link set ppp0 up",
+            );
+            let state = tempfile::tempdir().unwrap();
+            let kernel = Kernel::open(state.path()).unwrap();
+            let see = async |path: &PathSpec| {
+                let facts = Facts::gather(&kernel).await.unwrap();
+                observe(&kernel, &facts, path).await.unwrap()
+            };
+            let mut brk = super::super::tests::path(1);
+            (brk.next_hop4, brk.next_hop6) = (None, None);
+            let seen = see(&brk).await;
+            assert_eq!(seen.next_hop4, Some(NextHop::Via([192, 0, 2, 1].into())));
+            assert_eq!(seen.next_hop6, None, "no address to translate to");
+            assert_eq!(seen.addresses.len(), 2);
+
+            brk.valid6 = vec!["2001:db8:7::/56".parse().unwrap()];
+            brk.next_hop4 = Some(NextHop::Via([203, 0, 113, 1].into()));
+            let seen = see(&brk).await;
+            assert_eq!(
+                seen.next_hop4,
+                Some(NextHop::ViaOnLink([203, 0, 113, 1].into()))
+            );
+            assert_eq!(
+                seen.next_hop6,
+                Some(NextHop::Via("fe80::1".parse().unwrap()))
+            );
+
+            brk.interface = super::super::InterfaceName::new("ppp0").unwrap();
+            (brk.next_hop4, brk.valid6) = (None, Vec::new());
+            let seen = see(&brk).await;
+            assert_eq!(
+                (seen.next_hop4, seen.next_hop6),
+                (Some(NextHop::Device), None)
+            );
+
+            sh("ip link del ppp0");
+            let seen = see(&brk).await;
+            assert_eq!((seen.next_hop4, seen.next_hop6), (None, None));
+            assert!(seen.addresses.is_empty());
         });
     }
 

@@ -552,8 +552,7 @@ impl Listing {
             let have = actual.chains.get(name);
             have.is_some_and(|have| have.definition != chain.definition)
         };
-        self.table != actual.table
-            || !actual.foreign.is_empty()
+        !actual.foreign.is_empty()
             || self.sets.iter().any(set_changed)
             || self.chains.iter().any(chain_changed)
     }

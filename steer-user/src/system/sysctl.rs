@@ -43,6 +43,7 @@ impl Sysctl {
 
     pub(super) fn present(&self) -> Result<Presence, SystemError> {
         Ok(match self.read()? {
+            None if self.is_unknown() => Presence::Present,
             None => Presence::Absent,
             Some(value) if value == self.value => Presence::Present,
             Some(value) => Presence::Different(format!("its value is {value}")),
@@ -51,6 +52,9 @@ impl Sysctl {
 
     pub(super) fn apply(&self, kernel: &Kernel) -> Result<Change, SystemError> {
         let Some(previous) = self.read()? else {
+            if self.is_unknown() {
+                return Ok(Change::None);
+            }
             return Err(SystemError::LinkMissing {
                 interface: self.interface.clone(),
                 what: self.to_string(),
@@ -91,6 +95,12 @@ impl Sysctl {
             sysctls.remove(&self.key);
         })?;
         Ok(change)
+    }
+
+    /// Whether there is an interface, but no such setting: a kernel without IPv6 privacy, or an MTU
+    /// that is too small for IPv6. Then there is nothing to set.
+    fn is_unknown(&self) -> bool {
+        self.key.starts_with("net/ipv6/") && index_of(&self.interface).is_some()
     }
 
     fn path(&self) -> PathBuf {

@@ -12,7 +12,7 @@ fn interface(name: &str) -> InterfaceName {
 }
 
 /// A breakout that `links` made: `brk0` is number 1.
-fn path(number: u8) -> PathSpec {
+pub(super) fn path(number: u8) -> PathSpec {
     let n = number - 1;
     PathSpec {
         id: PathId::new(number).unwrap(),
@@ -337,6 +337,7 @@ fn objects_of_others_are_neither_taken_for_ours_nor_replaced() {
         let failed: Vec<_> = result.failed.iter().map(|(_, e)| e.to_string()).collect();
         assert_eq!(failed.len(), 1, "{failed:#?}");
         assert!(failed[0].contains("is not steer's"), "{failed:#?}");
+        assert_eq!(sh("ip rule show pref 601").lines().count(), 2);
         assert!(remove_all(&mut kernel, &list).await.is_empty());
         assert_same(&everything(), &before);
     });
@@ -452,6 +453,22 @@ fn a_sysctl_comes_back_after_a_crash_but_not_over_somebody_elses_change() {
         sh(&format!("echo 0 > {}", value(1)));
         assert!(remove_all(&mut kernel, &list).await.is_empty());
         assert_eq!((read(0), read(1)), ("1".into(), "0".into()));
+    });
+}
+
+#[test]
+fn a_link_too_small_for_ipv6_is_no_obstacle() {
+    in_namespace(async || {
+        links();
+        sh("ip link set brk0 mtu 1000");
+        let state = tempfile::tempdir().unwrap();
+        let mut kernel = Kernel::open(state.path()).unwrap();
+        let mut wanted = wanted(1);
+        wanted.paths[0].next_hop6 = None;
+        let list = objects(&wanted);
+        apply(&mut kernel, &list).await;
+        all_present(&mut kernel, &list).await;
+        assert!(remove_all(&mut kernel, &list).await.is_empty());
     });
 }
 
