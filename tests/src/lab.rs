@@ -386,6 +386,9 @@ fn address(options: LabOptions, namespaces: [&Namespace; 7]) -> Result<()> {
         "route add default via {gateway4}\nroute add default via {gateway6}\n"
     )?;
     client.ip(&text)?;
+    // Finished checksums, as a network card would hand to the router: those that a veth leaves
+    // open would be lost when XDP redirects a frame.
+    client.output("ethtool", &["-K", "eth0", "tx", "off"])?;
 
     let mut text = format!(
         "link set lan0 up\naddr add {gateway4}/{length4} dev lan0\n\

@@ -31,6 +31,7 @@
 #![deny(missing_docs)]
 
 pub mod bench;
+pub mod demo;
 pub mod lab;
 pub mod m365;
 pub mod marker;
