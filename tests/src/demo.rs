@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ContentArrangement, Table,
-    modifiers::UTF8_ROUND_CORNERS, presets::UTF8_FULL_CONDENSED,
+    modifiers::UTF8_ROUND_CORNERS,
+    presets::{NOTHING, UTF8_FULL_CONDENSED},
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -359,20 +360,47 @@ fn leg(leg: Leg) -> String {
 
 /// What steer itself counted, from its status.
 fn counters(status: &Value) -> String {
-    let Some(counters) = status.get("counters") else {
-        return String::from("\n  steer status shows no counters");
+    let word = |value: &Value| match value {
+        Value::Null => String::from("-"),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     };
-    let mut lines = vec![String::from("\n  steer counted:")];
-    match counters {
-        Value::Object(map) => {
-            lines.extend(
-                map.iter()
-                    .map(|(name, value)| format!("    {name}: {value}")),
-            );
+    let mut table = Table::new();
+    table
+        .load_preset(NOTHING)
+        .set_header(["set", "category", "service", "path", "packets", "bytes"]);
+    table.force_no_tty();
+    for column in [0, 4, 5] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
-        other => lines.push(format!("    {other}")),
     }
-    lines.join("\n")
+    let keys = [
+        "set",
+        "category",
+        "service_area",
+        "path",
+        "packets",
+        "bytes",
+    ];
+    for counter in status["counters"].as_array().into_iter().flatten() {
+        table.add_row(keys.map(|key| word(&counter[key])));
+    }
+    let mut text = String::from("\n  What steer counted meanwhile:\n");
+    for line in table.to_string().lines() {
+        text.push_str("   ");
+        text.push_str(line);
+        text.push('\n');
+    }
+    if let Value::Object(nftables) = &status["nftables"] {
+        let words = nftables
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"));
+        text.push_str("    nftables: ");
+        text.push_str(&words.collect::<Vec<_>>().join(", "));
+        text.push('\n');
+    }
+    text
 }
 
 fn look_around(lab: &Lab, steer: &Steer<'_>, say: &Voice) {

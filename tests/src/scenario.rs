@@ -251,8 +251,12 @@ pub fn ruleset_flushed(
                     ..flow
                 })
                 .collect();
-            for answer in probe_each(&lab.client, &batch) {
-                match answer {
+            let answers = probe_each(&lab.client, &batch);
+            for (flow, answer) in batch.into_iter().zip(answers) {
+                // A flush may hit a connection on the breakout in the middle: an application
+                // would try again.
+                let again = answer.or_else(|_| flow.probe(&lab.client));
+                match again.or_else(|_| flow.probe(&lab.client)) {
                     Ok(_) => outcome.opened += 1,
                     Err(error) => outcome.failed.push(format!("{error:#}")),
                 }

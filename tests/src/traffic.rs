@@ -33,6 +33,9 @@ use crate::{
 /// send a first packet again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// After this long an unanswered datagram is sent again: several round trips.
+const RETRANSMIT: Duration = Duration::from_millis(500);
+
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -284,7 +287,7 @@ impl Open {
     }
 
     fn exchange(&mut self, number: u64, deadline: Instant) -> Result<Answer> {
-        let sent = Instant::now();
+        let mut sent = Instant::now();
         self.send(number)?;
         loop {
             for (site, seen_source, answered) in self.receive()? {
@@ -304,11 +307,18 @@ impl Open {
             if left.is_zero() {
                 bail!("no answer within {PATIENCE:?}");
             }
+            // QUIC and STUN send again what is not answered, as the kernel does for TCP.
+            let mut wait = left;
+            if self.flow.protocol == Protocol::Udp {
+                if sent.elapsed() >= RETRANSMIT {
+                    self.send(number)?;
+                    sent = Instant::now();
+                }
+                wait = wait.min(RETRANSMIT);
+            }
             let mut polled = [PollFd::new(self.descriptor(), PollFlags::POLLIN)];
-            poll(
-                &mut polled,
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
-            )?;
+            let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+            poll(&mut polled, wait)?;
         }
     }
 }
