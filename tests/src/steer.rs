@@ -75,6 +75,7 @@ pub struct Steer<'lab> {
     child: Option<Child>,
     config: PathBuf,
     log: PathBuf,
+    detached: bool,
 }
 
 impl<'lab> Steer<'lab> {
@@ -86,6 +87,7 @@ impl<'lab> Steer<'lab> {
             child: None,
             config,
             log: lab.directory().join("steer.log"),
+            detached: false,
         };
         steer.run()?;
         steer.wait_until_steering(settings.watch_period + PATIENCE)?;
@@ -183,9 +185,11 @@ impl<'lab> Steer<'lab> {
         Ok(())
     }
 
-    /// `steer detach`: takes everything back that steer put into the router.
+    /// `steer detach` at once: takes everything back that steer put into the router, and cuts
+    /// flows that still use a breakout.
     pub fn detach(mut self) -> Result<()> {
-        let output = self.command(&["detach"])?;
+        let output = self.command(&["detach", "--drain", "0"])?;
+        self.detached = output.status.success();
         ensure!(
             output.status.success(),
             "steer detach failed with {}: {}{}\n{}",
@@ -236,7 +240,9 @@ impl Drop for Steer<'_> {
             eprintln!("the lab could not end steer: {error:#}");
         }
         // The namespaces go with the lab; links and pins of a killed steer must not stay.
-        let _ = self.command(&["detach"]);
+        if !self.detached {
+            let _ = self.command(&["detach", "--drain", "0"]);
+        }
     }
 }
 
