@@ -452,13 +452,13 @@ impl Listing {
                 continue;
             };
             for (kind, mut value) in object {
-                forget(&mut value, &["handle"]);
+                forget(&mut value, "handle");
                 let name = name_of(&value).to_owned();
                 match kind.as_str() {
                     "metainfo" => {}
                     "table" => listing.table = value,
                     "set" => {
-                        let elements = forget(&mut value, &["elem"]);
+                        let elements = forget(&mut value, "elem");
                         let elements = elements.as_ref().and_then(Value::as_array);
                         listing.sets.insert(
                             name,
@@ -582,10 +582,8 @@ fn name_of(value: &Value) -> &str {
         .unwrap_or_default()
 }
 
-/// Removes keys; returns the last one's value.
-fn forget(value: &mut Value, keys: &[&str]) -> Option<Value> {
-    let object = value.as_object_mut()?;
-    keys.iter().filter_map(|key| object.remove(*key)).last()
+fn forget(value: &mut Value, key: &str) -> Option<Value> {
+    value.as_object_mut()?.remove(key)
 }
 
 /// A set element as one writes it in a command; as JSON if it is of a form we never make.

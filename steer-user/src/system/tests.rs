@@ -286,6 +286,38 @@ fn damage_of_every_kind_is_seen_and_repaired() {
 }
 
 #[test]
+fn flushes_at_any_moment_do_no_lasting_harm() {
+    in_namespace(async || {
+        let state = tempfile::tempdir().unwrap();
+        let mut kernel = Kernel::open(state.path()).unwrap();
+        let list = [
+            Object::NftTable(NftTable::new(&wanted(1))),
+            Object::NftTable(NftTable::new(&wanted(2))),
+        ];
+        let flusher = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "for i in $(seq 100); do nft flush ruleset; nft flush table inet steer; done",
+            ])
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let mut flusher = flusher.unwrap();
+        let mut made = 0;
+        // Two different rulesets in turn, so that each round has to change something.
+        while flusher.try_wait().unwrap().is_none() {
+            for table in &list {
+                made += u32::from(table.apply(&mut kernel).await.is_ok());
+            }
+        }
+        assert!(made > 0);
+        apply(&mut kernel, &list[1..]).await;
+        all_present(&mut kernel, &list[1..]).await;
+        NftTable::remove().await.unwrap();
+        assert_eq!(sh("nft list ruleset"), "");
+    });
+}
+
+#[test]
 fn a_reload_keeps_counters_and_base_chains() {
     in_namespace(async || {
         let state = tempfile::tempdir().unwrap();
