@@ -162,7 +162,7 @@ impl Oldest {
         let candidate = ((empty | entry.age(now) as u64) << 8) | way as u64;
         let difference = self.0.wrapping_sub(candidate);
         // All ones where the candidate is older.
-        let mask = ((difference as i64) >> 63) as u64;
+        let mask = (difference.cast_signed() >> 63).cast_unsigned();
         Self(self.0.wrapping_sub(difference & mask))
     }
 

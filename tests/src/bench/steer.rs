@@ -5,10 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use steer_common::{
     abi::{NextHop, PathTable, STEERING},
-    chunk::SourceKind,
-    image::{Claim, Image, Order, Source},
     mark,
-    rule::{Rule, UDP},
 };
 use steer_user::{
     datapath::{Datapath, LogLevel, Mode, PinDir, Port, XdpChoice},
@@ -54,7 +51,7 @@ impl Steer {
         let pins = self.pins.clone();
         let mut datapath = Datapath::load(mode, pins, vec![port], 0x0365, LogLevel::Off)?;
         let maps = datapath.maps_mut();
-        maps.publish(image(traffic)?)?;
+        maps.publish(traffic.plan.image().clone())?;
         let mut table = PathTable {
             state: STEERING | 1 << PATH,
             buckets: [PATH; 64],
@@ -122,26 +119,4 @@ impl Drop for Steer {
             eprintln!("warning: {error}");
         }
     }
-}
-
-fn image(traffic: &Traffic) -> Result<Image> {
-    let claims: Vec<Claim> = traffic
-        .prefixes
-        .iter()
-        .map(|prefix| {
-            let prefix = (*prefix).into();
-            let ports = [(443, 443), (3478, 3481)];
-            let rules = ports.map(|(first, last)| Rule::steer(1, UDP, first, last));
-            Claim {
-                prefix,
-                order: Order::new(1, &prefix, 1),
-                rules: rules.to_vec(),
-            }
-        })
-        .collect();
-    let clients = Source {
-        prefix: router::CLIENTS.parse()?,
-        kind: SourceKind::Client,
-    };
-    Image::build(&claims, &[clients]).context("the plan does not fit")
 }

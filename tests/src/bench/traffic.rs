@@ -2,9 +2,17 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
+use steer_common::rule::UDP;
+use steer_user::{
+    config::Selection,
+    endpoints::{EndpointSet, Feed},
+    policy::{self, ClassRegistry, Plan, Site, Verdict},
+};
+
+use super::router::{BREAKOUT_ADDRESS, CLIENTS};
 
 /// Flows of each kind.
 pub const FLOWS: usize = 4096;
@@ -31,61 +39,75 @@ pub struct Flow {
     pub port: u16,
 }
 
-/// The flows of both kinds, and the prefixes that tell them apart.
+/// The flows of both kinds, and the plan that tells them apart.
 pub struct Traffic {
+    /// The built-in snapshot with the default selection, as steer loads it.
+    pub plan: Plan,
+    /// The IPv4 prefixes of the same sets.
     pub prefixes: Vec<Ipv4Net>,
     pub hits: Vec<Flow>,
     pub misses: Vec<Flow>,
 }
 
-/// Microsoft 365 over UDP, as published in August 2026: Exchange Online and SharePoint (QUIC).
-const QUIC: &[&str] = &[
-    "13.107.6.152/31",
-    "13.107.18.10/31",
-    "13.107.128.0/22",
-    "23.103.160.0/20",
-    "40.96.0.0/13",
-    "40.104.0.0/15",
-    "52.96.0.0/14",
-    "131.253.33.215/32",
-    "132.245.0.0/16",
-    "150.171.32.0/22",
-    "204.79.197.215/32",
-    "13.107.136.0/22",
-    "40.108.128.0/17",
-    "52.104.0.0/14",
-    "104.146.128.0/17",
-    "150.171.40.0/22",
-];
-/// Teams' media.
-const TEAMS: &[&str] = &["52.112.0.0/14", "52.122.0.0/15"];
-
 impl Traffic {
     pub fn new() -> Result<Self> {
-        let mut ports = Vec::new();
-        for (prefixes, port) in [(QUIC, 443), (TEAMS, 3478)] {
-            for prefix in prefixes {
-                let prefix: Ipv4Net = prefix.parse().with_context(|| (*prefix).to_owned())?;
-                ports.push((prefix, port));
+        let feed = Feed::builtin()?;
+        let selection = Selection::default_for(feed.instance);
+        let sets: Vec<EndpointSet> = feed
+            .sets
+            .iter()
+            .filter(|set| {
+                selection.categories.contains(&set.category)
+                    && selection.service_areas.contains(&set.service_area)
+                    && !selection.exclude_sets.contains(&set.id)
+            })
+            .cloned()
+            .collect();
+        let site = Site {
+            clients: Some(vec![CLIENTS.parse()?]),
+            left_out: Vec::new(),
+            router: vec![BREAKOUT_ADDRESS.into()],
+        };
+        let plan = Plan::compile(feed, selection, site, &mut ClassRegistry::new())?;
+
+        let v4 = |set: &EndpointSet| {
+            let prefixes = set.prefixes.iter();
+            let v4 = prefixes.filter_map(|prefix| match prefix {
+                IpNet::V4(prefix) => Some(*prefix),
+                IpNet::V6(_) => None,
+            });
+            v4.collect::<Vec<_>>()
+        };
+        let prefixes = Ipv4Net::aggregate(&sets.iter().flat_map(v4).collect());
+        let mut services = Vec::new();
+        for set in &sets {
+            if let Some(ports) = set.udp.ranges().first() {
+                services.extend(v4(set).into_iter().map(|prefix| (prefix, ports.lo())));
             }
         }
-        let prefixes: Vec<Ipv4Net> = ports.iter().map(|(prefix, _)| *prefix).collect();
+        ensure!(
+            !services.is_empty(),
+            "no set of the plan has IPv4 prefixes and UDP ports"
+        );
         let mut random = Random(0x3650_0365);
-        let hits = (0..FLOWS).map(|flow| {
-            let (prefix, port) = ports[flow % ports.len()];
+        let mut hits = Vec::with_capacity(FLOWS);
+        for (prefix, port) in services.iter().cycle().take(FLOWS) {
             let host = random.next() & !u32::from(prefix.netmask());
-            random.flow(Ipv4Addr::from(u32::from(prefix.network()) | host), port)
-        });
-        let hits = hits.collect();
+            let flow = random.flow(Ipv4Addr::from(u32::from(prefix.network()) | host), *port);
+            ensure!(flow.is_steered(&plan), "the plan passes {flow:?}");
+            hits.push(flow);
+        }
         let mut misses = Vec::with_capacity(FLOWS);
         while misses.len() < FLOWS {
             let destination = Ipv4Addr::from(random.next());
-            let steered = prefixes.iter().any(|prefix| prefix.contains(&destination));
-            if !steered && is_public(destination) {
-                misses.push(random.flow(destination, 443));
+            let flow = random.flow(destination, 443);
+            let listed = prefixes.iter().any(|prefix| prefix.contains(&destination));
+            if is_public(destination) && !listed && !flow.is_steered(&plan) {
+                misses.push(flow);
             }
         }
         Ok(Self {
+            plan,
             prefixes,
             hits,
             misses,
@@ -105,6 +127,16 @@ fn is_public(address: Ipv4Addr) -> bool {
 }
 
 impl Flow {
+    fn is_steered(&self, plan: &Plan) -> bool {
+        let flow = policy::Flow {
+            destination: self.destination.into(),
+            protocol: UDP,
+            port: self.port,
+            source: Some(self.source.into()),
+        };
+        matches!(plan.decide(&flow), Verdict::Steer(_))
+    }
+
     /// The flow's frame as the router's LAN interface receives it.
     pub fn frame(&self, to: [u8; 6], from: [u8; 6]) -> Result<[u64; FRAME / 8]> {
         const HEADERS: usize = 14 + 20 + 8;
