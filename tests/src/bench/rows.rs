@@ -250,7 +250,7 @@ fn by_nftables(router: &Router, traffic: &Traffic, masquerade: bool) -> Result<(
 }
 
 /// The rule that sends packets with a mark of steer's to the breakout.
-fn rule_for(mark: u32) -> String {
+fn rule_for(wish: u32) -> String {
     let mask = mark::MASK;
-    format!("rule add pref 600 fwmark {mark:#x}/{mask:#x} lookup {BREAKOUT_TABLE}")
+    format!("rule add pref 600 fwmark {wish:#x}/{mask:#x} lookup {BREAKOUT_TABLE}")
 }

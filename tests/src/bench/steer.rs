@@ -59,18 +59,15 @@ impl Steer {
         };
         if mode == Mode::Redirect {
             const HOP: u8 = 1;
-            let mut macs = [0; 12];
-            macs[..6].copy_from_slice(&router.breakout.far_mac);
-            macs[6..].copy_from_slice(&router.breakout.near_mac);
+            let mut hop = NextHop {
+                macs: [0; 12],
+                device: PATH.into(),
+                mtu: 1500,
+            };
+            hop.macs[..6].copy_from_slice(&router.breakout.far_mac);
+            hop.macs[6..].copy_from_slice(&router.breakout.near_mac);
             maps.set_device(PATH, router.breakout.near)?;
-            maps.set_next_hop(
-                HOP,
-                &NextHop {
-                    macs,
-                    device: PATH.into(),
-                    mtu: 1500,
-                },
-            )?;
+            maps.set_next_hop(HOP, &hop)?;
             table.next_hops[usize::from(PATH)] = [HOP, 0];
         }
         maps.set_paths(&table)?;
