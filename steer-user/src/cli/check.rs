@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     config::{self, Breakout, Config, ConfigError, InterfaceName, Lan},
+    controller::{self, Preview},
     endpoints::ServiceArea,
     policy::{Plan, Size},
 };
@@ -38,10 +39,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     match examine(&args.config) {
         Ok((config, plan)) => {
+            let here = preview(&config)?;
             if args.json {
-                output::print_json(&report(&config, &plan))?;
+                output::print_json(&report(&config, &plan, &here))?;
             } else {
                 output::print(&text(&args.config, &config, &plan))?;
+                output::print(&here_text(&here))?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -59,8 +62,37 @@ fn examine(path: &Path) -> anyhow::Result<(Config, Plan)> {
     Ok((config, plan))
 }
 
-/// Everything about a configuration that can be used. What `run` would put into the system belongs
-/// at the end of it, in both forms.
+/// What `run` would put into this box, or why it would refuse: a configuration may well be checked
+/// on another machine than the router.
+fn preview(config: &Config) -> anyhow::Result<Result<Preview, String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime
+        .block_on(controller::preview(config))
+        .map_err(|error| error.to_string()))
+}
+
+fn here_text(here: &Result<Preview, String>) -> String {
+    let here = match here {
+        Ok(here) => here,
+        Err(refusal) => return format!("\non this machine `steer run` would refuse: {refusal}\n"),
+    };
+    let mut lines = vec![
+        String::new(),
+        "`steer run` would put into this machine:".to_owned(),
+    ];
+    lines.extend(
+        here.objects
+            .iter()
+            .chain(&here.programs)
+            .map(|it| format!("  {it}")),
+    );
+    lines.extend(here.problems.iter().map(|it| format!("note: {it}")));
+    lines.join("\n") + "\n"
+}
+
+/// Everything about a configuration that can be used.
 fn text(path: &Path, config: &Config, plan: &Plan) -> String {
     let size = plan.size();
     let mut lines = vec![
@@ -170,6 +202,10 @@ struct Report<'a> {
     breakouts: Vec<ReportedBreakout<'a>>,
     feed: FeedFacts,
     plan: ReportedPlan,
+    /// What `run` would put into this machine.
+    here: Option<&'a Preview>,
+    /// Why it would refuse.
+    refused_here: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -198,7 +234,7 @@ struct ReportedClass {
     service_area: Option<String>,
 }
 
-fn report<'a>(config: &'a Config, plan: &Plan) -> Report<'a> {
+fn report<'a>(config: &'a Config, plan: &Plan, here: &'a Result<Preview, String>) -> Report<'a> {
     let size = plan.size();
     let breakout = |it: &'a Breakout| ReportedBreakout {
         id: it.id,
@@ -206,6 +242,8 @@ fn report<'a>(config: &'a Config, plan: &Plan) -> Report<'a> {
         interface: it.interface.as_str(),
     };
     Report {
+        here: here.as_ref().ok(),
+        refused_here: here.as_ref().err().map(String::as_str),
         ok: true,
         mode: config.mode.to_string(),
         lans: config

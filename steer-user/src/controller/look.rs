@@ -195,6 +195,7 @@ async fn look_at_breakout(
         id,
         name: breakout.name.clone(),
         interface,
+        exists: link.is_some(),
         next_hop4: None,
         next_hop6: None,
         addresses: Vec::new(),

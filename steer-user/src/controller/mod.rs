@@ -10,6 +10,7 @@ mod hops;
 mod lock;
 mod look;
 mod preflight;
+mod preview;
 mod registry;
 mod report;
 pub mod step;
@@ -30,6 +31,7 @@ pub use self::{
     detach::{Detached, detach},
     error::ControllerError,
     lock::{Lock, LockError},
+    preview::{Preview, preview},
     report::unattended,
 };
 use self::{

@@ -25,6 +25,7 @@ pub fn objects(config: &Config, view: &View) -> Vec<Object> {
             .wanted
             .paths
             .iter()
+            .filter(|path| path.exists)
             .map(|path| loose_reverse_path(&path.interface))
             .collect(),
     }

@@ -67,6 +67,8 @@ pub struct PathSpec {
     pub name: String,
     /// The device its packets leave by.
     pub interface: InterfaceName,
+    /// Whether the device exists now: settings of a device come and go with it.
+    pub exists: bool,
     /// How IPv4 leaves; `None` while that is not known or the link has no IPv4.
     pub next_hop4: Option<NextHop<Ipv4Addr>>,
     /// How IPv6 leaves; `None` while that is not known or the link has no IPv6.
@@ -268,7 +270,8 @@ pub fn objects(wanted: &Wanted) -> Vec<Object> {
     let mut list = Vec::new();
     let paths = sorted_paths(wanted);
     if wanted.routes == Owner::Steer {
-        list.extend(paths.iter().flat_map(|path| sysctls(path, wanted.ipv6)));
+        let existing = paths.iter().filter(|path| path.exists);
+        list.extend(existing.flat_map(|path| sysctls(path, wanted.ipv6)));
     }
     list.push(Object::NftTable(NftTable::new(wanted)));
     if wanted.routes == Owner::Steer {

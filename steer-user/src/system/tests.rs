@@ -18,6 +18,7 @@ pub(super) fn path(number: u8) -> PathSpec {
         id: PathId::new(number).unwrap(),
         name: format!("fiber{n}"),
         interface: interface(&format!("brk{n}")),
+        exists: true,
         next_hop4: Some(NextHop::Via(
             format!("192.0.2.{}", n * 16 + 1).parse().unwrap(),
         )),

@@ -82,6 +82,7 @@ pub fn apply_system(router: &Router) -> Result<()> {
         id: PathId::new(PATH).context("no such path")?,
         name: "breakout".into(),
         interface: InterfaceName::new("brk0")?,
+        exists: true,
         next_hop4: Some(HopTo::Via(router::BREAKOUT_GATEWAY)),
         next_hop6: None,
         addresses: vec![router::BREAKOUT_ADDRESS.into()],
