@@ -7,9 +7,10 @@
 pub const fn after_ttl_decrement(checksum: [u8; 2]) -> [u8; 2] {
     // The TTL is the upper byte of its 16-bit word: the sum grows by 0x0100.
     let sum = u16::from_be_bytes(checksum) as u32 + 0x0100;
-    // A result of 0xffff stands for 0 and must be folded again (RFC 1624, section 3).
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (folded as u16).to_be_bytes()
+    // No header sums up to 0, so 0xffff is never a checksum: 0 is (RFC 1624, section 3; the kernel's
+    // ip_decrease_ttl does the same).
+    let carry = (sum >= 0xffff) as u32;
+    ((sum + carry) as u16).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -28,6 +29,23 @@ mod tests {
             sum = (sum & 0xffff) + (sum >> 16);
         }
         (!(sum as u16)).to_be_bytes()
+    }
+
+    #[test]
+    fn every_checksum_is_that_of_the_new_header() {
+        for identification in 0..=u16::MAX {
+            let mut header = [0; 20];
+            header[0] = 0x45;
+            header[8] = 64;
+            header[4..6].copy_from_slice(&identification.to_be_bytes());
+            let before = of_header(&header);
+            header[8] -= 1;
+            assert_eq!(
+                after_ttl_decrement(before),
+                of_header(&header),
+                "{before:02x?}"
+            );
+        }
     }
 
     proptest::proptest! {

@@ -33,12 +33,12 @@ pub fn bare_ip() -> bool {
 
 /// Whether frames of this VLAN (outer << 16 | inner) are steered.
 #[inline(always)]
-pub fn steers_vlan(vlan: u32) -> bool {
+pub fn steers_vlan(vlan: u64) -> bool {
     let vlans = VLANS.load();
-    let mut found = vlans[0] == vlan;
+    let mut found = u64::from(vlans[0]) == vlan;
     let mut index = 1;
     while index < 8 {
-        found |= vlans[index] == vlan;
+        found |= u64::from(vlans[index]) == vlan;
         index += 1;
     }
     found
