@@ -1,6 +1,10 @@
 //! `steer explain` against an oracle that reads the web service's JSON by itself: on every real
 //! answer in the folder `STEER_DATA` (or `../shared/data` beside the checkout), and on the
 //! built-in snapshot.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test whose helpers cannot go on has failed"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -191,6 +191,19 @@ fn own_includes_are_classes_and_own_exclusions_beat_everything() {
 }
 
 #[test]
+fn where_all_else_is_equal_microsofts_list_comes_first() {
+    let mut feed = Feed::builtin().unwrap();
+    feed.sets.retain(|set| set.id == SetId(12));
+    feed.sets[0].id = SetId(u16::MAX);
+    let mut select = Selection::default_for(Instance::Worldwide);
+    select.include.push(own("teams", &["52.112.0.0/14"], "443"));
+    assert!(own_id("teams") < u16::MAX);
+    let plan = compile(feed, select, Site::default()).unwrap();
+    let teams = flow("52.112.0.1", TCP, 443);
+    assert_steers(&plan, &teams, "set 65535", "52.112.0.0/14");
+}
+
+#[test]
 fn only_clients_that_are_not_left_out_are_steered() {
     let plan = builtin(|_, site| {
         site.clients = Some(vec!["10.0.0.0/8".parse().unwrap()]);
@@ -483,6 +496,11 @@ fn ports() -> impl Strategy<Value = Ports> {
     prop::sample::select(texts.to_vec()).prop_map(|text| text.parse().unwrap())
 }
 
+/// Ids below and above those that names of includes get.
+fn id() -> impl Strategy<Value = u16> {
+    prop_oneof![1_u16..20, 65_515_u16..=65_535]
+}
+
 fn category() -> impl Strategy<Value = Category> {
     prop::sample::select(Category::ALL.to_vec())
 }
@@ -494,7 +512,7 @@ fn area() -> impl Strategy<Value = ServiceArea> {
 prop_compose! {
     fn feed()(
         sets in prop::collection::btree_map(
-            1_u16..40,
+            id(),
             (area(), category(), prefixes(6), ports(), ports()),
             1..10,
         ),
@@ -511,7 +529,7 @@ prop_compose! {
     fn selection()(
         categories in prop::collection::btree_set(category(), 0..4),
         service_areas in prop::collection::btree_set(area(), 2..5),
-        exclude_sets in prop::collection::btree_set((1_u16..40).prop_map(SetId), 0..6),
+        exclude_sets in prop::collection::btree_set(id().prop_map(SetId), 0..6),
         include in prop::collection::btree_map(
             "[a-c]",
             (prefixes(4), ports(), ports(), category()),
