@@ -1,6 +1,6 @@
 //! The lab itself: before anything steers, every flow takes the backbone, and the judge sees it.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use steer_tests::{
     lab::{Lab, LabOptions, LanKind},
@@ -79,6 +79,48 @@ fn the_judge_sees_sources_that_the_isp_would_not_accept() {
     assert_eq!(record.answered, 0, "{record:?}");
     let leak = captures.stop().unwrap().leaks()[0];
     assert_eq!(leak.source, record.local);
+}
+
+fn namespaces_of(prefix: &str) -> Vec<String> {
+    let names = std::fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+#[test]
+fn a_panic_removes_the_lab() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let test = std::thread::spawn(move || {
+        let lab = Lab::start(LabOptions::default()).unwrap();
+        sender
+            .send((lab.prefix.clone(), lab.directory().to_owned()))
+            .unwrap();
+        assert!(!namespaces_of(&lab.prefix).is_empty());
+        panic!("as a failing test would");
+    });
+    let (prefix, directory) = receiver.recv().unwrap();
+    assert!(test.join().is_err());
+    assert_eq!(namespaces_of(&prefix), Vec::<String>::new());
+    assert!(!directory.exists());
+}
+
+#[test]
+fn what_a_killed_lab_left_is_swept_when_the_next_one_starts() {
+    let mut gone = Command::new("true").spawn().unwrap();
+    let prefix = format!("steer-{}-0", gone.id());
+    gone.wait().unwrap();
+    let name = format!("{prefix}-client");
+    let added = Command::new("ip")
+        .args(["netns", "add", &name])
+        .status()
+        .unwrap();
+    assert!(added.success());
+    assert_eq!(namespaces_of(&prefix), [name]);
+    let _lab = Lab::start(LabOptions::default()).unwrap();
+    assert_eq!(namespaces_of(&prefix), Vec::<String>::new());
 }
 
 #[test]

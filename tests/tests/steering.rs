@@ -1,7 +1,10 @@
 //! steer in the lab, judged on the wire: what it steers, what it must not touch, and what it
 //! leaves behind.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use steer_tests::{
     lab::{Lab, LabOptions, LanKind},
@@ -131,10 +134,61 @@ fn hosts_that_are_left_out_stay_on_the_backbone() {
 }
 
 #[test]
+fn a_pulled_cable_leads_new_flows_to_the_backbone_without_a_controller() {
+    let lab = office(Mode::Mark);
+    let breakout = lab.breakouts()[0];
+    let mut steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
+    steer.kill().unwrap();
+    lab.cable(&breakout, false).unwrap();
+    let answers = probe_all(&lab.client, &flows(4, 4)).unwrap();
+    assert!(
+        answers.iter().all(|answer| answer.site == Site::Far),
+        "{answers:?}"
+    );
+    lab.cable(&breakout, true).unwrap();
+    let captures = lab.capture().unwrap();
+    let answers = probe_all(&lab.client, &flows(4, 4)).unwrap();
+    assert!(
+        answers.iter().all(|answer| answer.site == Site::Near),
+        "{answers:?}"
+    );
+    assert_eq!(captures.stop().unwrap().leaks(), []);
+}
+
+#[test]
+fn the_second_breakout_takes_over_when_the_first_is_down() {
+    let lab = Lab::start(LabOptions {
+        breakouts: 2,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let _steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
+    let paths = |expected: Path| {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            let captures = lab.capture().unwrap();
+            let answers = probe_all(&lab.client, &flows(4, 4)).unwrap();
+            let wires = captures.stop().unwrap();
+            assert_eq!(wires.leaks(), []);
+            let paths: Vec<_> = answers.iter().map(|answer| wires.path_of(answer)).collect();
+            if paths.iter().all(|path| *path == expected) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{expected} expected: {paths:?}");
+        }
+    };
+    paths(Path::Breakout(1));
+    lab.link_down(&lab.breakouts()[0]).unwrap();
+    paths(Path::Breakout(2));
+    lab.link_up(&lab.breakouts()[0]).unwrap();
+    paths(Path::Breakout(1));
+}
+
+#[test]
 fn a_start_that_fails_changes_nothing() {
     let cases = [
         (
-            "an interface that does not exist",
+            "brk7",
             office(Mode::Mark),
             Settings {
                 more: "[[breakout]]\nname = \"gone\"\ninterface = \"brk7\"\n\
@@ -144,7 +198,7 @@ fn a_start_that_fails_changes_nothing() {
             },
         ),
         (
-            "redirect mode where addresses must be translated",
+            "translat",
             Lab::start(LabOptions {
                 firewall: false,
                 ..LabOptions::default()
@@ -153,7 +207,7 @@ fn a_start_that_fails_changes_nothing() {
             settings(Mode::Redirect),
         ),
         (
-            "redirect mode past a firewall",
+            "office_firewall",
             Lab::start(LabOptions {
                 lan: LanKind::Public,
                 ..LabOptions::default()
@@ -162,12 +216,12 @@ fn a_start_that_fails_changes_nothing() {
             settings(Mode::Redirect),
         ),
     ];
-    for (case, lab, settings) in cases {
+    for (reason, lab, settings) in cases {
         let before = Snapshot::take(&lab).unwrap();
         let error = Steer::start(&lab, &settings).unwrap_err();
-        println!("{case}: {error:#}");
+        assert!(error.to_string().contains(reason), "{reason}: {error:#}");
         let after = Snapshot::take(&lab).unwrap();
-        assert_eq!(before.difference(&after), "", "{case}");
+        assert_eq!(before.difference(&after), "", "{reason}");
     }
 }
 
