@@ -1,5 +1,6 @@
 //! steer in the lab, judged on the wire: what it steers, what it must not touch, and what it
 //! leaves behind.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
 use std::{
     collections::BTreeSet,
