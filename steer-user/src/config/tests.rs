@@ -1,9 +1,50 @@
 //! Configurations good and bad.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const GOOD: &str =
     "[[lan]]\ninterface = \"lan0\"\n[[breakout]]\nname = \"fiber\"\ninterface = \"brk0\"\n";
+
+/// Every key, none with its default.
+const FULL: &str = r#"
+mode = "redirect"
+feed = { file = "f.json", instance = "china" }
+[select]
+categories = ["default"]
+service_areas = ["skype"]
+exclude_sets = []
+include = [{ name = "own-saas", prefixes = ["198.51.100.0/24"], protocol = "tcp", ports = "443", category = "optimize" }]
+exclude = ["52.96.7.1"]
+[[lan]]
+interface = "lan0"
+vlans = [10, "100.20"]
+sources = ["10.0.0.0/8"]
+exclude_sources = ["10.0.0.7"]
+[backbone]
+interface = "bb0"
+[[breakout]]
+name = "fiber"
+interface = "brk0"
+gateway = "192.0.2.1"
+gateway6 = "fe80::1"
+valid_sources = ["2001:db8::/48"]
+priority = 2
+weight = 3
+[mark]
+mask = 0x3f000000
+watch_period = "1s"
+routes = "external"
+nat = "external"
+route_tables = ["main", 52]
+[redirect]
+xdp = "generic"
+[system]
+pin_dir = "/p"
+state_dir = "/s"
+run_dir = "/r"
+"#;
 
 fn refused(text: &str) -> ConfigError {
     Config::parse("steer.toml", text).unwrap_err()
@@ -224,47 +265,7 @@ fn the_smallest_file_has_the_documented_defaults() {
 
 #[test]
 fn every_key_arrives() {
-    let config = Config::parse(
-        "steer.toml",
-        r#"
-        mode = "redirect"
-        feed = { file = "f.json", instance = "china" }
-        [select]
-        categories = ["default"]
-        service_areas = ["skype"]
-        exclude_sets = []
-        include = [{ name = "own-saas", prefixes = ["198.51.100.0/24"], protocol = "tcp", ports = "443", category = "optimize" }]
-        exclude = ["52.96.7.1"]
-        [[lan]]
-        interface = "lan0"
-        vlans = [10, "100.20"]
-        sources = ["10.0.0.0/8"]
-        exclude_sources = ["10.0.0.7"]
-        [backbone]
-        interface = "bb0"
-        [[breakout]]
-        name = "fiber"
-        interface = "brk0"
-        gateway = "192.0.2.1"
-        gateway6 = "fe80::1"
-        valid_sources = ["2001:db8::/48"]
-        priority = 2
-        weight = 3
-        [mark]
-        mask = 0x3f000000
-        watch_period = "1s"
-        routes = "external"
-        nat = "external"
-        route_tables = ["main", 52]
-        [redirect]
-        xdp = "generic"
-        [system]
-        pin_dir = "/p"
-        state_dir = "/s"
-        run_dir = "/r"
-        "#,
-    )
-    .unwrap();
+    let config = Config::parse("steer.toml", FULL).unwrap();
     let expected = Config {
         mode: Mode::Redirect,
         feed: FeedConfig {
@@ -367,5 +368,30 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "pin_dir",
     ] {
         assert!(written_out.contains(&format!("\n{key} = ")), "{key}");
+    }
+}
+
+proptest! {
+    /// However a file is damaged, the answer is a configuration or a mistake with a place in the file.
+    #[test]
+    fn a_damaged_file_is_refused_with_a_place_that_exists(
+        edits in prop::collection::vec((0..FULL.len(), any::<char>()), 1..4),
+        cut in prop::option::of(0..FULL.len()),
+    ) {
+        let mut text: Vec<char> = FULL.chars().collect();
+        text.truncate(cut.unwrap_or(usize::MAX));
+        for (place, edit) in edits {
+            if let Some(old) = text.get_mut(place) {
+                *old = edit;
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(error) = Config::parse("steer.toml", &text) {
+            prop_assert!(!error.problems().is_empty());
+            for problem in error.problems() {
+                prop_assert!(problem.line <= text.split('\n').count(), "{error}");
+                prop_assert!(!problem.reason.is_empty() && !problem.remedy.is_empty(), "{error}");
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Feeds good and bad.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// A feed of one good set and whatever the case adds.
@@ -287,5 +289,39 @@ fn a_damaged_snapshot_is_refused() {
     ] {
         let message = snapshot::parse(text).unwrap_err().to_string();
         assert!(message.contains(part), "{part:?} is missing in\n{message}");
+    }
+}
+
+/// A feed with every field, for mutations.
+const WHOLE: &str = r#"[{"id":1,"serviceArea":"Exchange","category":"Optimize","urls":["*.a.example.com"],
+    "ips":["52.96.0.0/14","2603:1006::/40"],"tcpPorts":"80,443","udpPorts":"3478-3481","required":true}]"#;
+
+proptest! {
+    /// No bytes make the parser panic, and what it accepts keeps its promises.
+    #[test]
+    fn whatever_the_bytes_the_answer_is_a_sound_feed_or_a_refusal(
+        edits in prop::collection::vec((0..WHOLE.len(), prop::option::of(any::<u8>())), 0..4),
+        digits in prop::collection::vec((0..WHOLE.len(), b'0'..=b'9'), 0..4),
+    ) {
+        let mut bytes = WHOLE.as_bytes().to_vec();
+        for (place, digit) in digits {
+            if bytes[place].is_ascii_digit() {
+                bytes[place] = digit;
+            }
+        }
+        for (place, edit) in edits {
+            match edit {
+                Some(byte) => bytes[place] = byte,
+                None => bytes.truncate(place),
+            }
+            bytes.resize(WHOLE.len(), b' ');
+        }
+        if let Ok(feed) = Feed::parse("feed.json", &bytes, Instance::Worldwide) {
+            for prefix in feed.sets.iter().flat_map(|set| &set.prefixes) {
+                prop_assert_eq!(*prefix, prefix.trunc());
+                prop_assert_eq!(never_steered(prefix), None);
+                prop_assert!(prefix.prefix_len() >= 10);
+            }
+        }
     }
 }
