@@ -9,12 +9,20 @@ pub const CLASSES: u32 = 512;
 /// The counters of one CPU: one for each class and path.
 pub const COUNTERS: u32 = CLASSES * mark::PATHS as u32;
 /// The next hops: more than paths and families, so that one is never changed while in use.
-pub const NEXT_HOPS: u32 = 128;
+pub const NEXT_HOPS: u8 = 128;
 
 /// The index of the counter of a class on a path.
 #[inline(always)]
 pub const fn counter(class: u16, path: u8) -> u32 {
     (class as u32 & (CLASSES - 1)) * mark::PATHS as u32 + (path & 0x0f) as u32
+}
+
+/// The class and the path that a counter is for.
+pub const fn counted(counter: u32) -> (u16, u8) {
+    (
+        (counter / mark::PATHS as u32) as u16,
+        (counter % mark::PATHS as u32) as u8,
+    )
 }
 
 /// Packets and bytes (of the IP packets).
@@ -167,6 +175,13 @@ mod tests {
     fn a_client_whose_path_is_down_takes_another() {
         assert_eq!(table(0b010, 2).choose(7), Some(1));
         assert_eq!(table(1 << 15, 2).choose(7), Some(15));
+    }
+
+    #[test]
+    fn a_counter_knows_its_class_and_path() {
+        for (class, path) in [(0, 0), (1, 0), (1, 15), (511, 15)] {
+            assert_eq!(counted(counter(class, path)), (class, path));
+        }
     }
 
     #[test]

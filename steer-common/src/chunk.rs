@@ -20,6 +20,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::rule::Rule;
 
+/// The size of a chunk, in bytes.
+pub const CHUNK_BYTES: u32 = 512;
 /// The cells of a chunk.
 pub const CELLS: usize = 256;
 /// Set in a cell that points onwards: to chunk [`DYNAMIC`] + the rest (IPv4), or to a segment (IPv6).
@@ -73,7 +75,7 @@ pub struct Chunk {
     cells: [u16; CELLS],
 }
 
-const _: () = assert!(size_of::<Chunk>() == 512 && align_of::<Chunk>() == 8);
+const _: () = assert!(size_of::<Chunk>() == CHUNK_BYTES as usize && align_of::<Chunk>() == 8);
 
 impl Chunk {
     /// A chunk of zeroes.

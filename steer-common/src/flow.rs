@@ -25,6 +25,12 @@ const USED: u64 = 0x80;
 
 /// How long an epoch lasts, as a shift of nanoseconds: 2^33 ns, 8.6 s.
 pub const EPOCH_SHIFT: u32 = 33;
+/// The epoch of a moment, in nanoseconds of the monotonic clock; wraps after 36 min.
+#[inline(always)]
+pub const fn epoch(nanoseconds: u64) -> u8 {
+    (nanoseconds >> EPOCH_SHIFT) as u8
+}
+
 /// UDP that was silent for this many epochs (3 min) is a new flow, as in conntrack's stream timeout.
 pub const UDP_EPOCHS: u8 = 21;
 

@@ -20,7 +20,7 @@ pub struct NextHops {
 }
 
 /// Places run from 1: 0 means "not resolved".
-const LAST: u8 = (NEXT_HOPS - 1) as u8;
+const LAST: u8 = NEXT_HOPS - 1;
 
 impl NextHops {
     /// Nothing placed. `used` is the highest place that a controller before this one may have

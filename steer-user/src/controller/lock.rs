@@ -17,7 +17,7 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another controller has it.
-    #[error("{path}: another steer holds the lock{}. Stop it first, or give this one directories of its own ([system] run_dir, state_dir, pin_dir)", owner(.pid))]
+    #[error("{path}: another steer holds the lock{}. Stop it first, or give this one directories of its own ([system] run_dir, state_dir, pin_dir)", owner(*.pid))]
     Held {
         /// The lock file.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum LockError {
     },
 }
 
-fn owner(pid: &Option<u32>) -> String {
+fn owner(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 

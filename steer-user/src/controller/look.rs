@@ -11,7 +11,7 @@ use crate::{
     config::{Breakout, Config, Lan, Mode, Vlan},
     datapath::Port,
     system::{
-        Family, InterfaceName, Kernel, NextHop, PathId, PathSpec, Wanted,
+        Family, InterfaceName, Kernel, NextHop, PathId, PathSpec, TableId, Wanted,
         facts::{self, Facts, Link, Reachability},
     },
 };
@@ -67,7 +67,7 @@ pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerEr
                 .route_tables
                 .iter()
                 .copied()
-                .map(crate::system::TableId)
+                .map(TableId)
                 .collect(),
             routes: config.mark.routes,
             nat: config.mark.nat,
@@ -191,115 +191,46 @@ async fn look_at_breakout(
     };
     let interface = InterfaceName::new(breakout.interface.as_str())?;
     let link = facts.link(interface.as_str());
-    let mut spec = PathSpec {
+    let mut configured = PathSpec {
         id,
         name: breakout.name.clone(),
         interface,
         exists: link.is_some(),
-        next_hop4: None,
-        next_hop6: None,
+        next_hop4: breakout.gateway.map(NextHop::Via),
+        next_hop6: breakout.gateway6.map(NextHop::Via),
         addresses: Vec::new(),
         valid4: Vec::new(),
         valid6: Vec::new(),
     };
     for source in &breakout.valid_sources {
         match source {
-            IpNet::V4(net) => spec.valid4.push(*net),
-            IpNet::V6(net) => spec.valid6.push(*net),
+            IpNet::V4(net) => configured.valid4.push(*net),
+            IpNet::V6(net) => configured.valid6.push(*net),
         }
     }
-    let mut seen = BreakoutView {
+    let spec = facts::observe(kernel, facts, &configured).await?;
+    let via4 = spec.next_hop4.map(|hop| hop.map(IpAddr::V4));
+    let via6 = spec.next_hop6.map(|hop| hop.map(IpAddr::V6));
+    let mut hops = [None, None];
+    if let (Mode::Redirect, Some(link)) = (config.mode, link) {
+        for (place, hop) in hops.iter_mut().zip([via4, via6]) {
+            *place = resolved(kernel, link, id, hop).await?;
+        }
+    }
+    let describe = |hop| match hop {
+        NextHop::Via(address) | NextHop::ViaOnLink(address) => IpAddr::to_string(&address),
+        NextHop::Device => format!("on {}", breakout.interface),
+    };
+    view.breakouts.push(BreakoutView {
         id,
-        trouble: None,
+        trouble: trouble(config.mode, breakout, link, &spec, hops),
         ifindex: link.map(|link| link.index),
-        hops: [None, None],
-        gateway: None,
-        gateway6: None,
-    };
-    if let Some(link) = link {
-        spec.addresses = facts
-            .addresses_of(link.index)
-            .map(|it| it.address)
-            .collect();
-        let hop4 = next_hop(
-            kernel,
-            facts,
-            link,
-            breakout.gateway.map(IpAddr::V4),
-            Family::V4,
-        )
-        .await?;
-        let hop6 = next_hop(
-            kernel,
-            facts,
-            link,
-            breakout.gateway6.map(IpAddr::V6),
-            Family::V6,
-        )
-        .await?;
-        spec.next_hop4 = hop4.and_then(|hop| {
-            only(hop, |address| match address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            })
-        });
-        spec.next_hop6 = hop6.and_then(|hop| {
-            only(hop, |address| match address {
-                IpAddr::V6(address) => Some(address),
-                IpAddr::V4(_) => None,
-            })
-        });
-        seen.gateway = hop4.map(|hop| describe(hop, link));
-        seen.gateway6 = hop6.map(|hop| describe(hop, link));
-        if config.mode == Mode::Redirect {
-            for (place, hop) in seen.hops.iter_mut().zip([hop4, hop6]) {
-                *place = resolved(kernel, link, id, hop).await?;
-            }
-        }
-    }
-    seen.trouble = trouble(config, breakout, link, &spec, &seen);
+        hops,
+        gateway: via4.map(describe),
+        gateway6: via6.map(describe),
+    });
     view.wanted.paths.push(spec);
-    view.breakouts.push(seen);
     Ok(())
-}
-
-/// The next hop: the configured one, else what the kernel's routes on the link say.
-async fn next_hop(
-    kernel: &Kernel,
-    facts: &Facts,
-    link: &Link,
-    configured: Option<IpAddr>,
-    family: Family,
-) -> Result<Option<NextHop<IpAddr>>, ControllerError> {
-    let Some(gateway) = configured else {
-        return Ok(facts::next_hop(kernel, link, family).await?);
-    };
-    let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
-    let reachable = link_local
-        || facts
-            .connected(link.index)
-            .iter()
-            .any(|net| net.contains(&gateway));
-    Ok(Some(if reachable {
-        NextHop::Via(gateway)
-    } else {
-        NextHop::ViaOnLink(gateway)
-    }))
-}
-
-fn only<A>(hop: NextHop<IpAddr>, pick: impl Fn(IpAddr) -> Option<A>) -> Option<NextHop<A>> {
-    match hop {
-        NextHop::Via(address) => pick(address).map(NextHop::Via),
-        NextHop::ViaOnLink(address) => pick(address).map(NextHop::ViaOnLink),
-        NextHop::Device => Some(NextHop::Device),
-    }
-}
-
-fn describe(hop: NextHop<IpAddr>, link: &Link) -> String {
-    match hop {
-        NextHop::Via(address) | NextHop::ViaOnLink(address) => address.to_string(),
-        NextHop::Device => format!("on {}", link.name),
-    }
 }
 
 /// The Ethernet header to a next hop; asks the kernel to find it out when it is not known.
@@ -336,11 +267,11 @@ async fn resolved(
 
 /// Why a breakout cannot be used now.
 fn trouble(
-    config: &Config,
+    mode: Mode,
     breakout: &Breakout,
     link: Option<&Link>,
     spec: &PathSpec,
-    seen: &BreakoutView,
+    hops: [Option<Hop>; 2],
 ) -> Option<String> {
     let name = breakout.interface.as_str();
     let Some(link) = link else {
@@ -353,17 +284,19 @@ fn trouble(
         return Some(format!("{name} has no carrier: is the cable in?"));
     }
     if spec.next_hop4.is_none() && spec.next_hop6.is_none() {
-        return Some(format!(
-            "no gateway is known on {name}: the configuration names none and the kernel has no default route there"
-        ));
+        return Some(if spec.addresses.is_empty() {
+            format!("{name} has no address")
+        } else {
+            format!(
+                "no gateway is known on {name}: the configuration names none, and the kernel has \
+                 no default route there"
+            )
+        });
     }
-    if config.mode == Mode::Redirect && seen.hops == [None, None] {
+    if mode == Mode::Redirect && hops == [None, None] {
         return Some(format!(
             "the gateway on {name} does not answer (ARP, neighbour discovery)"
         ));
-    }
-    if config.mode == Mode::Mark && spec.addresses.is_empty() {
-        return Some(format!("{name} has no address to translate to"));
     }
     None
 }

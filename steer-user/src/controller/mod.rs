@@ -357,7 +357,7 @@ impl Controller {
                     match trouble {
                         None => info!("breakout {name}: up"),
                         Some(why) => {
-                            warn!("breakout {name}: down: {why}. New flows take another way")
+                            warn!("breakout {name}: down: {why}. New flows take another way");
                         }
                     }
                 }

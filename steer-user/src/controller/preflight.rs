@@ -34,6 +34,7 @@ pub fn check(
                 problems.extend(conntrack_headroom()?);
             }
             problems.extend(mark_conflicts(owners)?);
+            problems.extend(nobody_translates(config, view, owners));
         }
         Mode::Redirect => {
             no_translation_needed(config, view)?;
@@ -63,24 +64,38 @@ fn conntrack_headroom() -> Result<Option<String>, ControllerError> {
     }))
 }
 
+/// With `nat = "external"` the guard stays: what the box does not translate must be valid as it is.
+fn nobody_translates(config: &Config, view: &View, owners: &Owners) -> Option<String> {
+    let external = config.mark.nat == Owner::External && owners.translations.is_empty();
+    let source = view
+        .sources
+        .iter()
+        .find(|source| !valid_everywhere(config, source))?;
+    external.then(|| {
+        format!(
+            "[mark] nat is \"external\", but nothing on this box translates, and {source} is in no \
+             [[breakout]] valid_sources: the guard stops its packets at the breakout. Add a \
+             translation, or the prefix"
+        )
+    })
+}
+
+/// Whether packets of these clients may leave every breakout as they are.
+fn valid_everywhere(config: &Config, source: &IpNet) -> bool {
+    let valid = |nets: &[IpNet]| nets.iter().any(|net| net.contains(source));
+    config
+        .breakouts
+        .iter()
+        .all(|breakout| valid(&breakout.valid_sources))
+}
+
 /// Redirected packets are not translated, so the clients' addresses must be valid on the breakout.
 fn no_translation_needed(config: &Config, view: &View) -> Result<(), ControllerError> {
     if config.mark.nat == Owner::External {
         return Ok(());
     }
-    let valid = |source: &IpNet| {
-        config.breakouts.iter().all(|breakout| {
-            breakout
-                .valid_sources
-                .iter()
-                .any(|net| net.contains(source))
-        })
-    };
-    match view
-        .sources
-        .iter()
-        .find(|source| is_private(source) && !valid(source))
-    {
+    let unusable = |source: &&IpNet| is_private(source) && !valid_everywhere(config, source);
+    match view.sources.iter().find(unusable) {
         None => Ok(()),
         Some(source) => Err(ControllerError::NotForRedirect {
             why: format!(

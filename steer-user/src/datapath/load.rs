@@ -257,11 +257,11 @@ fn load_program(
     let program = ebpf
         .program_mut(mode.program())
         .ok_or(DatapathError::Missing(mode.program()))?;
-    let loaded = match mode {
+    let result = match mode {
         Mode::Mark => <&mut SchedClassifier>::try_from(program).and_then(SchedClassifier::load),
         Mode::Redirect => <&mut Xdp>::try_from(program).and_then(Xdp::load),
     };
-    loaded.map_err(|source| DatapathError::Program {
+    result.map_err(|source| DatapathError::Program {
         program: mode.program(),
         interface: port.interface.clone(),
         source: Box::new(source),

@@ -6,15 +6,16 @@ use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, xdp::De
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use steer_common::{
     abi::{self, Count, NextHop, PathTable},
-    chunk::{CHUNKS, Chunk},
+    chunk::{CHUNK_BYTES, CHUNKS, Chunk},
     flow::{self, Bucket, Entry},
     image::Image,
-    mark,
     reason::Reason,
 };
 
 use super::{DatapathError, Mode, PinDir, sys};
 
+/// The key of an array.
+const KEY_BYTES: u32 = 4;
 /// Programs may only read the map (linux/bpf.h).
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
 
@@ -89,8 +90,8 @@ impl Maps {
         image.set_number(number);
         let layout = aya_obj::Map::new_from_params(
             BPF_MAP_TYPE_ARRAY as u32,
-            size_of::<u32>() as u32,
-            size_of::<Chunk>() as u32,
+            KEY_BYTES,
+            CHUNK_BYTES,
             CHUNKS,
             BPF_F_RDONLY_PROG,
         );
@@ -161,7 +162,7 @@ impl Maps {
     /// seen in this epoch or the one before, 9 to 17 s.
     pub fn steered_flows(&self) -> Result<u64, DatapathError> {
         let Some(fast) = &self.fast else { return Ok(0) };
-        let now = (monotonic_ns() >> flow::EPOCH_SHIFT) as u8;
+        let now = flow::epoch(monotonic_ns());
         let mut count = 0;
         for bucket in fast.flows.iter() {
             let bucket = bucket.map_err(map_error("FLOWS"))?;
@@ -177,23 +178,19 @@ impl Maps {
     /// The counters that are not 0, summed over the CPUs.
     pub fn counts(&self) -> Result<Vec<ClassCount>, DatapathError> {
         let mut counts = Vec::new();
-        for class in 0..abi::CLASSES as u16 {
-            for path in 0..mark::PATHS as u8 {
-                let values = self
-                    .counts
-                    .get(&abi::counter(class, path), 0)
-                    .map_err(map_error("COUNTS"))?;
-                let (packets, bytes) = values.iter().fold((0, 0), |sum, count| {
-                    (sum.0 + count.packets, sum.1 + count.bytes)
+        for counter in 0..abi::COUNTERS {
+            let values = self.counts.get(&counter, 0).map_err(map_error("COUNTS"))?;
+            let (packets, bytes) = values.iter().fold((0, 0), |sum, count| {
+                (sum.0 + count.packets, sum.1 + count.bytes)
+            });
+            if packets != 0 {
+                let (class, path) = abi::counted(counter);
+                counts.push(ClassCount {
+                    class,
+                    path,
+                    packets,
+                    bytes,
                 });
-                if packets != 0 {
-                    counts.push(ClassCount {
-                        class,
-                        path,
-                        packets,
-                        bytes,
-                    });
-                }
             }
         }
         Ok(counts)
@@ -219,7 +216,10 @@ impl Maps {
 /// The clock of `bpf_ktime_get_ns`.
 fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    now.map_or(0, |now| std::time::Duration::from(now).as_nanos() as u64)
+    now.map_or(0, |now| {
+        let now = std::time::Duration::from(now);
+        now.as_secs() * 1_000_000_000 + u64::from(now.subsec_nanos())
+    })
 }
 
 fn open<T: TryFrom<Map, Error = MapError>>(

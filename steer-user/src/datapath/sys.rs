@@ -6,6 +6,7 @@ use std::{
 };
 
 const BPF_MAP_FREEZE: libc::c_long = 22;
+const DESCRIPTOR_BYTES: libc::c_long = 4;
 
 /// Forbids user space to write to a map from now on: what is published does not change.
 pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
@@ -17,7 +18,7 @@ pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
             libc::SYS_bpf,
             BPF_MAP_FREEZE,
             &raw const attribute,
-            size_of_val(&attribute) as libc::c_long,
+            DESCRIPTOR_BYTES,
         )
     };
     if result == 0 {

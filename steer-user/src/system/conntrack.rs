@@ -38,14 +38,19 @@ pub fn usage() -> Option<Usage> {
     })
 }
 
-/// Counts the connections that hold a grant, by path; paths without any are not listed.
+/// Counts the connections that hold a grant and still live, by path; paths without any are not
+/// listed. TCP that was closed does not live, nor does UDP that was silent for ten seconds: their
+/// entries stay for minutes.
 ///
 /// Blocks for about a millisecond per thousand entries of the table.
 pub fn granted() -> Result<BTreeMap<PathId, u64>, SystemError> {
+    let udp = UdpTimeouts::read();
     let mut counts = BTreeMap::new();
-    for_each_mark(Mark::GRANT, Mark::KIND, |mark| {
+    for_each_entry(Mark::GRANT, Mark::KIND, |entry| {
         // The kernel has filtered already, unless it is too old to know how.
-        if let Some(path) = Mark::granted_path(mark) {
+        if let Some(path) = Mark::granted_path(entry.mark)
+            && entry.lives(udp)
+        {
             *counts.entry(path).or_default() += 1;
         }
     })
@@ -53,11 +58,68 @@ pub fn granted() -> Result<BTreeMap<PathId, u64>, SystemError> {
     Ok(counts)
 }
 
+/// How long UDP entries stay after their last packet, in seconds.
+#[derive(Clone, Copy)]
+struct UdpTimeouts {
+    unanswered: u32,
+    stream: u32,
+}
+
+impl UdpTimeouts {
+    fn read() -> Self {
+        let read = |name: &str, default| {
+            let text = fs::read_to_string(format!("/proc/sys/net/netfilter/{name}"));
+            text.ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(default)
+        };
+        Self {
+            unanswered: read("nf_conntrack_udp_timeout", 30),
+            stream: read("nf_conntrack_udp_timeout_stream", 120),
+        }
+    }
+}
+
+/// What matters of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    mark: u32,
+    status: u32,
+    /// Seconds until it is forgotten.
+    timeout: u32,
+    /// `enum tcp_conntrack`; none for other protocols.
+    tcp_state: Option<u8>,
+}
+
+impl Entry {
+    fn lives(self, udp: UdpTimeouts) -> bool {
+        const ASSURED: u32 = 1 << 2;
+        const TIME_WAIT: u8 = 7;
+        const CLOSE: u8 = 8;
+        const SILENT: u32 = 10;
+        if let Some(state) = self.tcp_state {
+            return !matches!(state, TIME_WAIT | CLOSE);
+        }
+        let whole = if self.status & ASSURED == 0 {
+            udp.unanswered
+        } else {
+            udp.stream
+        };
+        self.timeout + SILENT > whole
+    }
+}
+
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`
 const GET: u16 = 1 << 8 | 1;
 /// `NLM_F_REQUEST | NLM_F_DUMP`
 const DUMP: u16 = 0x301;
+const ATTRIBUTE_STATUS: u16 = 3;
+const ATTRIBUTE_PROTOCOL: u16 = 4;
+const ATTRIBUTE_TIMEOUT: u16 = 7;
 const ATTRIBUTE_MARK: u16 = 8;
+/// Inside `ATTRIBUTE_PROTOCOL`, and inside that.
+const PROTOCOL_TCP: u16 = 1;
+const TCP_STATE: u16 = 1;
 const ATTRIBUTE_MARK_MASK: u16 = 21;
 const HEADER: usize = 16;
 /// `struct nfgenmsg`
@@ -65,7 +127,7 @@ const FAMILY_HEADER: usize = 4;
 /// The two highest bits of an attribute's type are flags.
 const TYPE_BITS: u16 = 0x3fff;
 
-fn for_each_mark(bits: Mark, compared: Mark, mut found: impl FnMut(u32)) -> io::Result<()> {
+fn for_each_entry(bits: Mark, compared: Mark, mut found: impl FnMut(Entry)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -82,8 +144,8 @@ fn for_each_mark(bits: Mark, compared: Mark, mut found: impl FnMut(u32)) -> io::
                     return Ok(());
                 }
                 _ => {
-                    if let Some(mark) = mark_of(payload) {
-                        found(mark);
+                    if let Some(entry) = entry_of(payload) {
+                        found(entry);
                     }
                 }
             }
@@ -117,17 +179,63 @@ fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, payload, next))
 }
 
-/// The connection mark, in host byte order, of one entry.
-fn mark_of(payload: &[u8]) -> Option<u32> {
-    let mut rest = payload.get(FAMILY_HEADER..)?;
-    loop {
-        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
-        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & TYPE_BITS;
-        let value = rest.get(4..length)?;
-        if kind == ATTRIBUTE_MARK {
-            return Some(u32::from_be_bytes(value.try_into().ok()?));
+/// One entry; none if the message is cut or the entry has no mark.
+fn entry_of(payload: &[u8]) -> Option<Entry> {
+    let number = |value: &[u8]| Some(u32::from_be_bytes(value.try_into().ok()?));
+    let mut entry = Entry::default();
+    let mut marked = false;
+    for attribute in Attributes(payload.get(FAMILY_HEADER..)?) {
+        let (kind, value) = attribute?;
+        match kind {
+            ATTRIBUTE_MARK => {
+                entry.mark = number(value)?;
+                marked = true;
+            }
+            ATTRIBUTE_STATUS => entry.status = number(value)?,
+            ATTRIBUTE_TIMEOUT => entry.timeout = number(value)?,
+            ATTRIBUTE_PROTOCOL => {
+                entry.tcp_state = inside(value, PROTOCOL_TCP)
+                    .and_then(|tcp| inside(tcp, TCP_STATE))
+                    .and_then(|state| state.first().copied());
+            }
+            _ => {}
         }
-        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    marked.then_some(entry)
+}
+
+/// The value of the attribute of this kind among nested ones.
+fn inside(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes(bytes)
+        .flatten()
+        .find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
+/// Netlink attributes: type and value; a cut one ends the walk with a none.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = Option<(u16, &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let attribute = self.split();
+        if attribute.is_none() {
+            self.0 = &[];
+        }
+        Some(attribute)
+    }
+}
+
+impl<'a> Attributes<'a> {
+    fn split(&mut self) -> Option<(u16, &'a [u8])> {
+        let length = usize::from(u16::from_ne_bytes(*self.0.first_chunk()?));
+        let kind = u16::from_ne_bytes(self.0.get(2..4)?.try_into().ok()?) & TYPE_BITS;
+        let value = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
     }
 }
 
@@ -187,10 +295,33 @@ END");
     }
 
     #[test]
+    fn what_is_over_does_not_live() {
+        let udp = UdpTimeouts {
+            unanswered: 30,
+            stream: 120,
+        };
+        let tcp = |state| Entry {
+            tcp_state: Some(state),
+            ..Entry::default()
+        };
+        assert!(tcp(3).lives(udp), "established");
+        assert!(!tcp(7).lives(udp), "time wait");
+        let of_udp = |status, timeout| Entry {
+            status,
+            timeout,
+            ..Entry::default()
+        };
+        assert!(of_udp(4, 119).lives(udp));
+        assert!(!of_udp(4, 110).lives(udp), "silent for ten seconds");
+        assert!(of_udp(0, 29).lives(udp));
+        assert!(!of_udp(0, 20).lives(udp));
+    }
+
+    #[test]
     fn a_cut_message_is_no_entry() {
-        assert_eq!(mark_of(&[2, 0, 0, 0]), None);
-        assert_eq!(mark_of(&[2, 0, 0, 0, 8, 0, 8, 0, 1]), None);
-        assert_eq!(mark_of(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(entry_of(&[2, 0, 0, 0]), None);
+        assert_eq!(entry_of(&[2, 0, 0, 0, 8, 0, 8, 0, 1]), None);
+        assert_eq!(entry_of(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
         assert!(split_message(&[0; 15]).is_none());
         assert!(split_message(&[200, 0, 0, 0, 0, 0, 0, 0]).is_none());
     }
