@@ -214,7 +214,7 @@ pub fn run(options: &Options) -> Result<usize> {
         calls: &calls,
         residue: &residue,
     };
-    say.line(&counters(&status));
+    say.line(counters(&status).trim_end());
     say.line(&verdict.to_string());
     if options.json {
         println!("{}", verdict.json(options.mode, &status));
@@ -393,9 +393,13 @@ fn counters(status: &Value) -> String {
         text.push('\n');
     }
     if let Value::Object(nftables) = &status["nftables"] {
-        let words = nftables
-            .iter()
-            .map(|(name, value)| format!("{name} {value}"));
+        let words = nftables.iter().flat_map(|(name, value)| match value {
+            Value::Object(paths) => paths
+                .iter()
+                .map(|(path, count)| format!("{name} {count} by {path}"))
+                .collect(),
+            value => vec![format!("{name} {value}")],
+        });
         text.push_str("    nftables: ");
         text.push_str(&words.collect::<Vec<_>>().join(", "));
         text.push('\n');
