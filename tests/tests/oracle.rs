@@ -122,8 +122,9 @@ fn text<'a>(set: &'a Value, field: &str) -> &'a str {
     set[field].as_str().unwrap_or_default()
 }
 
-fn has_port(list: &str, port: u16) -> bool {
-    list.split(',')
+fn has_port(ports: &str, port: u16) -> bool {
+    ports
+        .split(',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
         .any(|item| {
@@ -163,25 +164,22 @@ impl Random {
 
 fn questions(feed: &Value) -> Vec<Question> {
     let sets = feed.as_array().unwrap();
-    let prefixes: Vec<Prefix> = sets
-        .iter()
-        .flat_map(|set| set["ips"].as_array().into_iter().flatten())
-        .map(|ip| Prefix::parse(ip.as_str().unwrap()))
-        .collect();
+    // Each prefix with the ports of one of its sets, and those beside them.
+    let mut places = Vec::new();
     let mut ports = vec![0, 1, 22, 53, 65535];
     for set in sets {
-        let lists = [text(set, "tcpPorts"), text(set, "udpPorts")].join(",");
-        for number in lists
-            .split([',', '-', ' '])
-            .filter_map(|number| number.parse::<u16>().ok())
-        {
-            ports.extend([number - 1, number, number, number, number + 1]);
+        let near = ports_near(set);
+        ports.extend(&near);
+        for ip in set["ips"].as_array().into_iter().flatten() {
+            places.push((Prefix::parse(ip.as_str().unwrap()), near.clone()));
         }
     }
     let mut random = Random(365);
     (0..QUESTIONS)
         .map(|_| {
-            let prefix = random.pick(&prefixes);
+            let place = random.next() % places.len() as u64;
+            let (prefix, near) = &places[usize::try_from(place).unwrap()];
+            let far = random.next().is_multiple_of(4);
             let inside = random.wide() & (prefix.bits ^ prefix.last());
             let bits = match random.next() % 8 {
                 0 => prefix.bits,
@@ -194,9 +192,18 @@ fn questions(feed: &Value) -> Vec<Question> {
             Question {
                 destination: address_of(prefix.v4, bits),
                 protocol: random.pick(&["tcp", "tcp", "tcp", "udp", "udp", "132"]),
-                port: random.pick(&ports),
+                port: random.pick(if far || near.is_empty() { &ports } else { near }),
             }
         })
+        .collect()
+}
+
+fn ports_near(set: &Value) -> Vec<u16> {
+    let lists = [text(set, "tcpPorts"), text(set, "udpPorts")].join(",");
+    lists
+        .split([',', '-', ' '])
+        .filter_map(|number| number.parse::<u16>().ok())
+        .flat_map(|number| [number - 1, number, number, number, number + 1])
         .collect()
 }
 

@@ -74,6 +74,7 @@ fn bad_values() -> Vec<Case> {
     vec![
         ("mode", top(r#"mode = @"tunnel""#), "mode", ["\"tunnel\" is not one of mark, redirect", "choose one of them"]),
         ("instance", top("[feed]\ninstance = @\"germany\""), "feed.instance", ["not one of worldwide, china, usgovdod, usgovgcchigh", "choose one of them"]),
+        ("instance without a list", top("[feed]\ninstance = @\"china\""), "feed.instance", ["the built-in snapshot is Worldwide's, not China's", "feed.file"]),
         ("empty file", top("[feed]\nfile = @\"\""), "feed.file", ["is empty", "built-in snapshot"]),
         ("category", top("[select]\ncategories = [\"allow\", @\"best\"]"), "select.categories[1]", ["\"best\" is not one of optimize, allow, default", "correct the spelling"]),
         ("category twice", top("[select]\ncategories = [\"allow\", @\"Allow\"]"), "select.categories[1]", ["is there twice", "write it once"]),

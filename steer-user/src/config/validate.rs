@@ -117,10 +117,18 @@ impl Checker<'_> {
             Some(PathBuf::from(file.into_inner()))
         });
         let words = Instance::ALL.map(|instance| (instance.as_str(), instance));
-        FeedConfig {
-            file,
-            instance: self.one_of(raw.instance, &words, Instance::default()),
+        let span = raw.instance.as_ref().map(Spanned::span);
+        let instance = self.one_of(raw.instance, &words, Instance::default());
+        if let (Some(span), None) = (span, &file)
+            && instance != Instance::Worldwide
+        {
+            self.wrong(
+                span,
+                format!("the built-in snapshot is Worldwide's, not {instance}'s"),
+                "fetch that instance's list and name it as feed.file",
+            );
         }
+        FeedConfig { file, instance }
     }
 
     fn selection(&mut self, raw: RawSelect, instance: Instance) -> Selection {
