@@ -39,7 +39,11 @@ pub fn link(name: &str) {
     sh(&format!(
         "ip link add name '{name}' type veth peer name '{name}-p'
          ip link set '{name}' addrgenmode none; ip link set '{name}-p' addrgenmode none
-         ip link set '{name}' up; ip link set '{name}-p' up"
+         ip link set '{name}' up; ip link set '{name}-p' up
+         # The kernel tells the routes of the carrier a little later.
+         for end in '{name}' '{name}-p'; do
+             until ip -o link show dev \"$end\" | grep -q 'state UP'; do sleep 0.01; done
+         done"
     ));
 }
 
