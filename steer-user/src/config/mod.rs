@@ -21,7 +21,7 @@ use ipnet::IpNet;
 
 pub use self::error::{ConfigError, ConfigProblem};
 use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
-pub use crate::system::Owner;
+pub use crate::system::{InterfaceName, Owner};
 
 /// A commented sample that names every key.
 pub const SAMPLE: &str = include_str!("../../steer.toml");
@@ -183,10 +183,6 @@ pub struct SystemConfig {
     pub run_dir: PathBuf,
 }
 
-/// The name of a network interface as the kernel allows it: 1 to 15 bytes without `/` and blanks.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InterfaceName(String);
-
 impl Config {
     /// Reads and checks a file.
     ///
@@ -229,40 +225,6 @@ impl Selection {
             include: Vec::new(),
             exclude: Vec::new(),
         }
-    }
-}
-
-impl InterfaceName {
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::str::FromStr for InterfaceName {
-    type Err = &'static str;
-
-    /// Fails with what is wrong (the kernel's `dev_valid_name`).
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        if text.is_empty() {
-            return Err("is empty");
-        }
-        if text.len() > 15 {
-            return Err("is longer than the 15 characters of an interface name");
-        }
-        if text == "." || text == ".." || text.contains(['/', ':']) {
-            return Err("is no interface name: '/', ':', \".\" and \"..\" are not allowed");
-        }
-        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err("is no interface name: it holds a blank");
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
     }
 }
 

@@ -628,7 +628,7 @@ impl Checker<'_> {
                 format!("{:?} {reason}", text.get_ref()),
                 remedy,
             );
-            InterfaceName(text.into_inner())
+            InterfaceName::refused(text.into_inner())
         })
     }
 

@@ -189,7 +189,7 @@ async fn look_at_breakout(
     let Some(id) = PathId::new(breakout.id) else {
         return Err(ControllerError::TooManyBreakouts);
     };
-    let interface = InterfaceName::new(breakout.interface.as_str())?;
+    let interface = breakout.interface.clone();
     let link = facts.link(interface.as_str());
     let mut configured = PathSpec {
         id,

@@ -6,13 +6,12 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
     /// A name that no network device can have, or that nftables cannot express.
-    #[error(
-        "`{name}` cannot be used as an interface name: at most 15 bytes, no blanks and none of \
-         / : * \" \\"
-    )]
+    #[error("the interface name `{name}` {reason}")]
     InterfaceName {
         /// The name as given.
         name: String,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// The netlink socket could not be opened.
     #[error("cannot open a netlink socket: {0}")]

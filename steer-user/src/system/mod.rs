@@ -12,6 +12,7 @@
 pub mod conntrack;
 mod error;
 pub mod facts;
+mod interface;
 mod kernel;
 mod mark;
 pub mod nft;
@@ -33,6 +34,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 pub use self::{
     error::SystemError,
+    interface::InterfaceName,
     kernel::Kernel,
     mark::{Mark, PROTOCOL, PathId, RulePriority, TableId},
     nft::NftTable,
@@ -112,37 +114,6 @@ pub enum Owner {
     Steer,
     /// The box's own configuration has it; steer leaves it out.
     External,
-}
-
-/// A network device's name that is safe in a path below `/proc/sys` and in nftables' text.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InterfaceName(String);
-
-impl InterfaceName {
-    /// Refuses what the kernel refuses (empty, longer than 15 bytes, `.`, `..`, `/`, `:`, white
-    /// space) and what nftables would read as a pattern or cannot quote (`*`, `"`, `\`).
-    pub fn new(name: &str) -> Result<Self, SystemError> {
-        let forbidden = |c: char| c.is_whitespace() || c.is_control() || "/:*\"\\".contains(c);
-        if name.is_empty()
-            || name.len() > 15
-            || matches!(name, "." | "..")
-            || name.contains(forbidden)
-        {
-            return Err(SystemError::InterfaceName { name: name.into() });
-        }
-        Ok(Self(name.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// IPv4 or IPv6.
