@@ -91,9 +91,6 @@ fn valid_everywhere(config: &Config, source: &IpNet) -> bool {
 
 /// Redirected packets are not translated, so the clients' addresses must be valid on the breakout.
 fn no_translation_needed(config: &Config, view: &View) -> Result<(), ControllerError> {
-    if config.mark.nat == Owner::External {
-        return Ok(());
-    }
     let unusable = |source: &&IpNet| is_private(source) && !valid_everywhere(config, source);
     match view.sources.iter().find(unusable) {
         None => Ok(()),
@@ -101,7 +98,7 @@ fn no_translation_needed(config: &Config, view: &View) -> Result<(), ControllerE
             why: format!(
                 "the clients in {source} have private addresses, which must be translated, and redirected packets pass the kernel's translation by"
             ),
-            or_else: ", or say who translates upstream: [mark] nat = \"external\", or [[breakout]] valid_sources",
+            or_else: "; or, if a device upstream translates them, name their prefix in [[breakout]] valid_sources",
         }),
     }
 }
