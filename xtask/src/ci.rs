@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    build,
     process::{Root, Step, cargo, say},
     residue, setup, test,
 };
@@ -47,6 +48,11 @@ pub fn run() -> Result<()> {
         .run()
     })?;
     step("tests", || test(&root, &["--locked".into()]))?;
+    for mode in ["mark", "redirect"] {
+        step(&format!("demonstration: {mode}"), || {
+            demonstrate(&root, mode)
+        })?;
+    }
     step("nothing left behind", || nothing_left(&root, &before))?;
     say(&format!(
         "\nci: all steps passed in {} s",
@@ -64,6 +70,21 @@ fn step(name: &str, check: impl FnOnce() -> Result<()>) -> Result<()> {
         started.elapsed().as_secs()
     ));
     Ok(())
+}
+
+/// What `cargo xtask run` shows, which fails when a single flow goes astray.
+fn demonstrate(root: &Root, mode: &str) -> Result<()> {
+    build()?;
+    root.cargo_runner(cargo([
+        "run",
+        "--quiet",
+        "--bin",
+        "steer-lab",
+        "--",
+        "--mode",
+        mode,
+    ]))
+    .run()
 }
 
 /// The lints of the kernel programs, on the target they are built for.

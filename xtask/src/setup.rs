@@ -11,8 +11,7 @@ use crate::process::{Root, cargo, find, program, say, workspace};
 /// The linker of the kernel programs; the version that goes with the toolchain's LLVM.
 const BPF_LINKER: &str = "0.10.3";
 
-/// A command of the lab, and the package that brings it (the same name on Debian, Ubuntu, Fedora
-/// and Arch unless noted).
+/// A command of the lab, and the package that brings it, by its name on Debian.
 struct Tool {
     command: &'static str,
     package: &'static str,
@@ -36,9 +35,9 @@ const TOOLS: &[Tool] = &[
         why: "the lab sets the offloads of its links",
     },
     Tool {
-        command: "tcpdump",
-        package: "tcpdump",
-        why: "tests judge what is on the wire",
+        command: "bpftool",
+        package: "bpftool",
+        why: "tests look for programs and maps that were left behind",
     },
 ];
 

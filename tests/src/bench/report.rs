@@ -197,7 +197,13 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::quantile;
+    use super::{
+        super::{
+            generator::Sample,
+            rows::{Id, ROWS, Ratio},
+        },
+        Report, quantile,
+    };
 
     #[test]
     fn quantiles_lie_between_the_nearest_values() {
@@ -210,6 +216,48 @@ mod tests {
             (1.0, 4.0),
         ] {
             assert!((quantile(&values, share) - wanted).abs() < 1e-9, "{share}");
+        }
+    }
+
+    #[test]
+    fn a_median_below_its_gate_fails_the_benchmark() {
+        // The generator takes 50 ns, plain forwarding 1050, everything else 250.
+        let cost = |id| match id {
+            Id::Generator => 50,
+            Id::Plain => 1050,
+            _ => 250,
+        };
+        let sample = |id| Sample {
+            cpu_ns: cost(id) * 100,
+            sent: 100,
+            arrived: 100,
+            last: None,
+        };
+        let rounds = vec![ROWS.iter().map(|row| sample(row.id)).collect(); 3];
+        let report = |gate| {
+            let (gate, goal) = (Some(gate), None);
+            Report::new(
+                ROWS,
+                &[Ratio {
+                    of: Id::Redirect,
+                    to: Id::Plain,
+                    gate,
+                    goal,
+                }],
+                &rounds,
+            )
+        };
+        assert!((report(5.0).ratios[0].median - 5.0).abs() < 1e-9);
+        assert!(report(5.0).passed());
+        assert!(!report(5.01).passed());
+    }
+
+    #[test]
+    fn every_ratio_compares_rows_that_are_measured() {
+        for ratio in super::super::rows::RATIOS {
+            for id in [ratio.of, ratio.to] {
+                assert!(ROWS.iter().any(|row| row.id == id), "{id:?}");
+            }
         }
     }
 }
