@@ -30,7 +30,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The IP header contradicts itself or the length of the packet.
+    /// A header contradicts itself or the length of the packet.
     Malformed = 0, "malformed";
     /// A fragment: its ports are not in sight, or its mode keeps a datagram's fragments together.
     Fragment = 1, "fragment";

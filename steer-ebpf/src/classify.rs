@@ -266,21 +266,27 @@ fn transport(
         return Outcome::PassBecause(Reason::Protocol);
     }
     let minimum = if tcp { 20 } else { 8 };
-    if ip.length - (ip.l4 - link.l3) < minimum {
+    let room = ip.length - (ip.l4 - link.l3);
+    if room < minimum {
         return Outcome::PassBecause(Reason::Malformed);
     }
     let Some(head) = bytes.read::<8>(ip.l4) else {
         return Outcome::PassBecause(Reason::Malformed);
     };
-    let syn = if tcp {
-        let Some(flags) = bytes.read::<1>(ip.l4 + 13) else {
+    // TCP's header and UDP's datagram are as long as they say; conntrack calls what contradicts
+    // the IP length invalid, too. A first fragment has only the beginning.
+    let (says, syn) = if tcp {
+        let Some([offset, flags]) = bytes.read::<2>(ip.l4 + 12) else {
             return Outcome::PassBecause(Reason::Malformed);
         };
         // FIN, SYN, RST and ACK: nothing but SYN.
-        flags[0] & 0x17 == 0x02
+        (usize::from(offset >> 4) * 4, flags & 0x17 == 0x02)
     } else {
-        false
+        (usize::from(half(&head, 4)), false)
     };
+    if says < minimum || (says > room && !ip.first_fragment) {
+        return Outcome::PassBecause(Reason::Malformed);
+    }
     let Some(rule) = lookup::rule(generation, entry, ip.protocol, half(&head, 2)) else {
         return Outcome::PassBecause(Reason::Port);
     };
