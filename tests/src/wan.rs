@@ -216,7 +216,8 @@ mod tun {
     nix::ioctl_write_int!(set_interface, b'T', 202);
 }
 
-fn open_tun(namespace: &Namespace, name: &str) -> Result<File> {
+/// Makes a TUN device in a namespace and sets it up: what is written to the file arrives there.
+pub fn open_tun(namespace: &Namespace, name: &str) -> Result<File> {
     let device = namespace.run(|| {
         let device = OpenOptions::new()
             .read(true)
