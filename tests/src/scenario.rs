@@ -27,6 +27,9 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// How long a flow may stay silent before it counts as broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often a client tries to open a connection.
+const ATTEMPTS: u32 = 3;
+
 /// What a scenario showed.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -190,7 +193,10 @@ pub fn born_while_down(steering: &Steering, tcp: u16, udp: u16) -> Result<Outcom
 pub enum Repair {
     /// Nobody: the controller was killed before.
     Nobody,
-    /// The controller; for the naive ruleset, the operator's script right after each flush.
+    /// The controller was killed before; a script loads the rules that it had saved, right after
+    /// each flush.
+    Script,
+    /// The running controller.
     Controller,
 }
 
@@ -207,14 +213,15 @@ pub fn ruleset_flushed(
     let fleet = Fleet::open(&lab.client, &flows(10, 10), PERIOD)?;
     fleet.wait_for_answers(PATIENCE)?;
     let strays = strays(&lab, &fleet.records())?;
-    if repair == Repair::Nobody {
+    if repair != Repair::Controller {
         enabled.kill_controller()?;
     }
+    let saved = lab.router.output("nft", &["-s", "list", "ruleset"])?;
 
     let captures = lab.capture()?;
     let mut outcome = Outcome::default();
     let over = AtomicBool::new(false);
-    let (lab, enabled, over) = (&lab, &enabled, &over);
+    let (lab, saved, over) = (&lab, saved.as_str(), &over);
     thread::scope(|scope| -> Result<()> {
         let until_over = move |work: &dyn Fn() -> Result<()>| -> Result<()> {
             let mut result = Ok(());
@@ -226,8 +233,8 @@ pub fn ruleset_flushed(
         let flusher = scope.spawn(move || {
             until_over(&|| {
                 lab.router.nft("flush ruleset")?;
-                if repair == Repair::Controller {
-                    enabled.restore()?;
+                if repair == Repair::Script {
+                    lab.router.nft(saved)?;
                 }
                 thread::sleep(every);
                 Ok(())
@@ -251,16 +258,25 @@ pub fn ruleset_flushed(
                     ..flow
                 })
                 .collect();
-            let answers = probe_each(&lab.client, &batch);
-            for (flow, answer) in batch.into_iter().zip(answers) {
-                // A flush may hit a connection on the breakout in the middle: an application
-                // would try again.
-                let again = answer.or_else(|_| flow.probe(&lab.client));
-                match again.or_else(|_| flow.probe(&lab.client)) {
-                    Ok(_) => outcome.opened += 1,
-                    Err(error) => outcome.failed.push(format!("{error:#}")),
-                }
+            let tried = batch.len();
+            // A flush may hit a connection on the breakout in the middle: an application would
+            // try again.
+            let mut waiting = batch;
+            for attempt in 1..=ATTEMPTS {
+                let answers = probe_each(&lab.client, &waiting);
+                let failed = waiting
+                    .into_iter()
+                    .zip(answers)
+                    .filter_map(|(flow, answer)| {
+                        let error = answer.err()?;
+                        if attempt == ATTEMPTS {
+                            outcome.failed.push(format!("{error:#}"));
+                        }
+                        Some(flow)
+                    });
+                waiting = failed.collect();
             }
+            outcome.opened += tried - waiting.len();
         }
         over.store(true, Ordering::Relaxed);
         for helper in [flusher, injector] {

@@ -32,11 +32,8 @@ impl Steering {
             Self::Naive => {
                 // The rules last: a mark alone does nothing.
                 let marker = Marker::attach(&lab.router, "lan0", MARK, MASK)?;
-                let enabled = Enabled {
-                    lab,
-                    what: What::Naive { _marker: marker },
-                };
-                enabled.restore()?;
+                lab.router.nft(NAIVE)?;
+                naive_routes(lab, &lab.breakouts()[0])?;
                 for (family, suppress) in [("-4", "1"), ("-6", "3")] {
                     let rules = format!(
                         "rule add pref 600 fwmark {MARK}/{MASK} lookup main \
@@ -45,7 +42,10 @@ impl Steering {
                     );
                     lab.router.feed("ip", &[family, "-batch", "-"], &rules)?;
                 }
-                Ok(enabled)
+                Ok(Enabled {
+                    lab,
+                    what: What::Naive { _marker: marker },
+                })
             }
             Self::Steer(settings) => {
                 let steer = Steer::start(lab, settings)?;
@@ -72,11 +72,6 @@ enum What<'lab> {
 }
 
 impl<'lab> Enabled<'lab> {
-    /// Whether something keeps the rules and routes as they should be.
-    pub fn has_controller(&self) -> bool {
-        matches!(&self.what, What::Steer(steer) if steer.pid().is_some())
-    }
-
     /// Kills the controller, if there is one, as a crash would.
     pub fn kill_controller(&mut self) -> Result<()> {
         match &mut self.what {
@@ -85,32 +80,13 @@ impl<'lab> Enabled<'lab> {
         }
     }
 
-    /// Puts back what somebody else took away: what a controller does by itself, and an operator's
-    /// scripts do for the naive ruleset.
-    pub fn restore(&self) -> Result<()> {
-        if let What::Naive { .. } = self.what {
-            self.lab.router.nft(NAIVE)?;
-            for breakout in self.lab.breakouts().iter().take(1) {
-                self.restore_routes(breakout)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The routes of a link that came back.
+    /// The routes of a link that came back: a controller brings them back by itself, and an
+    /// operator's scripts do for the naive ruleset.
     pub fn restore_routes(&self, breakout: &Breakout) -> Result<()> {
-        if let What::Naive { .. } = self.what {
-            let Breakout {
-                interface,
-                gateway: (v4, v6),
-                ..
-            } = breakout;
-            self.lab.router.ip(&format!(
-                "route replace default via {v4} dev {interface} table {TABLE}\n\
-                 route replace default via {v6} dev {interface} table {TABLE}\n"
-            ))?;
+        match self.what {
+            What::Naive { .. } => naive_routes(self.lab, breakout),
+            What::Steer(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// The running steer. Fails for the naive ruleset.
@@ -120,4 +96,16 @@ impl<'lab> Enabled<'lab> {
             What::Steer(steer) => Ok(steer),
         }
     }
+}
+
+fn naive_routes(lab: &Lab, breakout: &Breakout) -> Result<()> {
+    let Breakout {
+        interface,
+        gateway: (v4, v6),
+        ..
+    } = breakout;
+    lab.router.ip(&format!(
+        "route replace default via {v4} dev {interface} table {TABLE}\n\
+         route replace default via {v6} dev {interface} table {TABLE}\n"
+    ))
 }

@@ -50,7 +50,7 @@ fn the_naive_ruleset_moves_and_leaks_flows_that_began_while_the_breakout_was_dow
 
 #[test]
 fn the_naive_ruleset_leaks_when_somebody_flushes_nftables() {
-    for repair in [Repair::Nobody, Repair::Controller] {
+    for repair in [Repair::Nobody, Repair::Script] {
         let (every, duration) = (Duration::from_millis(50), Duration::from_secs(2));
         let outcome = ruleset_flushed(&Steering::Naive, repair, every, duration).unwrap();
         println!("{repair:?}: {outcome}");
