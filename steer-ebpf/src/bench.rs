@@ -2,6 +2,15 @@
 //! classifies nothing, which is the limit of what a classifier can reach. Not part of the product.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros hand the context over by value"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "helpers return actions and times as machine words"
+)]
 
 use core::mem::size_of;
 

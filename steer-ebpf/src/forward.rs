@@ -14,7 +14,7 @@ use steer_common::{
 
 use crate::{
     classify::Match,
-    parse::{Bytes, IPV4, IPV6, Link, TAG},
+    parse::{Bytes, IPV4, IPV6, Link},
 };
 
 #[btf_map]
@@ -66,8 +66,9 @@ pub fn forward(
         unsafe { *header = hop.macs }
     } else {
         // The tags are the LAN's.
+        let cut = if link.tags == 1 { 4 } else { 8 };
         // SAFETY: the helper checks the length; every packet pointer is read anew below.
-        let moved = unsafe { bpf_xdp_adjust_head(ctx.ctx, (link.tags * TAG) as i32) };
+        let moved = unsafe { bpf_xdp_adjust_head(ctx.ctx, cut) };
         if moved != 0 {
             return Err(Reason::Malformed);
         }

@@ -5,6 +5,10 @@
 //! with "next": other owners' programs and the stack get the packet.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros hand the context over by value"
+)]
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC},
@@ -27,7 +31,7 @@ pub fn lan_ingress(ctx: TcContext) -> i32 {
         count::passed(reason);
         match reason {
             Reason::ForeignMark => {
-                debug!(&ctx, "a packet came with bits of our mark set; it passes")
+                debug!(&ctx, "a packet came with bits of our mark set; it passes");
             }
             Reason::Malformed => debug!(&ctx, "a malformed packet to Microsoft 365 passes"),
             _ => {}
