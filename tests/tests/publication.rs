@@ -44,17 +44,13 @@ fn plan(second: bool) -> Image {
     };
     let mut claims = Vec::new();
     let mut sources = vec![source("10.0.0.0/16"), source("2001:db8:0::/48")];
-    // Decoys before the others, as many as it takes for entries, blocks and segments to have other
-    // numbers in the other plan. Nobody goes there: their classes are 5 and up.
-    for decoy in 0..if second { 40_u16 } else { 20 } {
-        claims.push(claim(
-            &format!("13.{}.7.{decoy}/32", decoy % 20),
-            5 + decoy % 10,
-        ));
-        claims.push(claim(
-            &format!("2400:{:x}::{decoy:x}/128", decoy % 20),
-            5 + decoy % 10,
-        ));
+    // Decoys before the others, so that entries, blocks and segments have other numbers in the other
+    // plan. Nobody goes there: their classes are 5 and up.
+    let (decoys, classes) = if second { (40_u16, 6) } else { (20, 3) };
+    for decoy in 0..decoys {
+        let (block, class) = (decoy % (decoys / 2), 5 + decoy % classes);
+        claims.push(claim(&format!("13.{block}.7.{decoy}/32"), class));
+        claims.push(claim(&format!("2400:{block:x}::{decoy:x}/128"), class));
     }
     let (shared, own_a, own_b) = if second { (2, 11, 4) } else { (1, 3, 12) };
     for (prefixes, class) in [
