@@ -328,10 +328,10 @@ table {TABLE} {{
 	counter guard {{ }}
 	chain pre {{
 		type filter hook prerouting priority -145; policy accept;
-		iifname != @lan meta mark & {mask} != 0 meta mark set meta mark & {others}
+		meta mark & {mask} != 0 iifname != @lan meta mark set meta mark & {others}
 		# flows that own a path keep it: both directions, with or without a wish
 {to_pinned}		# begun from outside on a breakout: answers leave where the question came in
-		iifname @brk ct state new ct status & confirmed == 0 ct mark & {mask} == 0 goto inbound
+		ct state new ct status & confirmed == 0 ct mark & {mask} == 0 iifname @brk goto inbound
 		meta mark & {mask} == 0 return
 		meta mark & {kind} == {wish} goto fresh
 		meta mark set meta mark & {others}
@@ -360,19 +360,22 @@ table {TABLE} {{
 {out}	}}
 	chain mss {{
 		type filter hook forward priority -140; policy accept;
-		oifname @brk ct mark & {kind} != 0 tcp flags & (syn|rst) == syn tcp option maxseg size set rt mtu
-		iifname @brk ct mark & {kind} != 0 tcp flags & (syn|rst) == syn tcp option maxseg size set rt mtu
+		ct mark & {kind} != 0 tcp flags & (syn|rst) == syn goto clamp
+	}}
+	chain clamp {{
+		oifname @brk tcp option maxseg size set rt mtu
+		iifname @brk tcp option maxseg size set rt mtu
 	}}
 {nat}	chain guard {{
 		type filter hook postrouting priority 350; policy accept;
-		oifname != @brk return
-		rt ipsec exists return
-		# the provider addressed the question to it
-		ct direction reply return
 		ct mark & {kind} == {grant} goto check
 		meta mark & {kind} == {grant} goto check
 	}}
 	chain check {{
+		oifname != @brk return
+		rt ipsec exists return
+		# the provider addressed the question to it
+		ct direction reply return
 		fib saddr . oif type local return
 {valid}		counter name guard drop
 	}}
