@@ -56,6 +56,14 @@ pub const fn bucket(hash: u64) -> u32 {
     hash as u32 & (BUCKETS - 1)
 }
 
+/// The way where a connection lies unless another one was there first, so that most are found with
+/// one look.
+#[inline(always)]
+pub const fn preferred(hash: u64) -> usize {
+    // Neither bits of the bucket nor, but for their top, of the fingerprint.
+    (hash >> 14) as usize & (WAYS - 1)
+}
+
 /// An entry as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry(u64);

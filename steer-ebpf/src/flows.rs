@@ -25,13 +25,7 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
     };
     let state = table.state;
     let now = clock();
-    let mut search = Search::START;
-    let mut way = 0;
-    while way < flow::WAYS {
-        search = search.look(way, load(bucket, way), packet.flow);
-        way += 1;
-    }
-    let known = search.result();
+    let known = find(bucket, packet.flow);
     if let Some((slot, entry)) = known
         && !packet.syn
         && (packet.tcp || entry.age(now) <= flow::UDP_EPOCHS)
@@ -60,15 +54,36 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
     };
     let slot = match known {
         Some((slot, _)) => slot,
-        None => oldest(bucket, now),
+        None => place(bucket, packet.flow, now),
     };
     store(bucket, slot, Entry::new(packet.flow, now, chosen));
     result
 }
 
+/// The way and the entry of a connection.
+#[inline(always)]
+fn find(bucket: *mut Bucket, flow: u64) -> Option<(usize, Entry)> {
+    let preferred = flow::preferred(flow);
+    let entry = load(bucket, preferred);
+    if entry.is_for(flow) {
+        return Some((preferred, entry));
+    }
+    let mut search = Search::START;
+    let mut way = 0;
+    while way < flow::WAYS {
+        search = search.look(way, load(bucket, way), flow);
+        way += 1;
+    }
+    search.result()
+}
+
 /// The way that a new connection takes.
 #[inline(always)]
-fn oldest(bucket: *mut Bucket, now: u8) -> usize {
+fn place(bucket: *mut Bucket, flow: u64, now: u8) -> usize {
+    let preferred = flow::preferred(flow);
+    if load(bucket, preferred).is_empty() {
+        return preferred;
+    }
     let mut oldest = Oldest::START;
     let mut way = 0;
     while way < flow::WAYS {
