@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod datapath;
+pub mod doctor;
 pub mod endpoints;
 pub mod policy;
 pub mod system;

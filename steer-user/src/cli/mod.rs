@@ -4,6 +4,7 @@
 
 mod check;
 mod detach;
+mod doctor;
 mod endpoints;
 mod explain;
 mod output;
@@ -41,6 +42,8 @@ enum Command {
     Detach(detach::Args),
     /// Check a configuration and show what it would do; change nothing.
     Check(check::Args),
+    /// Say what on this box keeps steer from working well, and what to do.
+    Doctor(doctor::Args),
     /// Say what happens to traffic to a destination, and why.
     Explain(explain::Args),
     /// Look at Microsoft's endpoint list.
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => reload::main(&args),
         Command::Detach(args) => detach::main(&args),
         Command::Check(args) => offline(check::run(&args)),
+        Command::Doctor(args) => doctor::main(&args),
         Command::Explain(args) => offline(explain::run(&args)),
         Command::Endpoints(args) => offline(endpoints::run(&args)),
     };

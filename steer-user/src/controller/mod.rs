@@ -8,11 +8,11 @@ mod detach;
 mod error;
 mod hops;
 mod lock;
-mod look;
-mod preflight;
+pub(crate) mod look;
+pub(crate) mod preflight;
 mod preview;
 mod registry;
-mod report;
+pub(crate) mod report;
 pub mod step;
 
 use std::{
@@ -435,7 +435,7 @@ impl Controller {
     }
 }
 
-fn mode(config: &Config) -> datapath::Mode {
+pub(crate) fn mode(config: &Config) -> datapath::Mode {
     match config.mode {
         Mode::Mark => datapath::Mode::Mark,
         Mode::Redirect => datapath::Mode::Redirect,

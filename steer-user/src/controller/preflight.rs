@@ -14,9 +14,9 @@ use crate::{
 };
 
 /// Above this share of connection tracking in use the operator is warned, in percent.
-const CONNTRACK_WARN: u64 = 60;
+pub(crate) const CONNTRACK_WARN: u64 = 60;
 /// Above this share steer does not start, in percent.
-const CONNTRACK_REFUSE: u64 = 85;
+pub(crate) const CONNTRACK_REFUSE: u64 = 85;
 
 /// Checks the box; gives what the operator should know.
 ///
@@ -65,7 +65,7 @@ fn conntrack_headroom() -> Result<Option<String>, ControllerError> {
 }
 
 /// With `nat = "external"` the guard stays: what the box does not translate must be valid as it is.
-fn nobody_translates(config: &Config, view: &View, owners: &Owners) -> Option<String> {
+pub(crate) fn nobody_translates(config: &Config, view: &View, owners: &Owners) -> Option<String> {
     let external = config.mark.nat == Owner::External && owners.translations.is_empty();
     let source = view
         .sources
@@ -90,7 +90,7 @@ fn valid_everywhere(config: &Config, source: &IpNet) -> bool {
 }
 
 /// Redirected packets are not translated, so the clients' addresses must be valid on the breakout.
-fn no_translation_needed(config: &Config, view: &View) -> Result<(), ControllerError> {
+pub(crate) fn no_translation_needed(config: &Config, view: &View) -> Result<(), ControllerError> {
     let unusable = |source: &&IpNet| is_private(source) && !valid_everywhere(config, source);
     match view.sources.iter().find(unusable) {
         None => Ok(()),
@@ -104,7 +104,7 @@ fn no_translation_needed(config: &Config, view: &View) -> Result<(), ControllerE
 }
 
 /// Redirected packets pass the forward chains by: a firewall that filters there would be open.
-fn no_forward_firewall(owners: &Owners) -> Result<(), ControllerError> {
+pub(crate) fn no_forward_firewall(owners: &Owners) -> Result<(), ControllerError> {
     match owners.forward_chains.iter().find(|chain| chain.may_drop()) {
         None => Ok(()),
         Some(chain) => Err(ControllerError::NotForRedirect {
@@ -138,7 +138,7 @@ fn mark_conflicts(owners: &Owners) -> Result<Vec<String>, ControllerError> {
         .collect())
 }
 
-fn is_private(prefix: &IpNet) -> bool {
+pub(crate) fn is_private(prefix: &IpNet) -> bool {
     match prefix {
         IpNet::V4(net) => {
             // RFC 1918 and RFC 6598.

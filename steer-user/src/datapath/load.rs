@@ -34,7 +34,7 @@ impl Mode {
         }
     }
 
-    const fn program(self) -> &'static str {
+    pub(super) const fn program(self) -> &'static str {
         match self {
             Self::Mark => "lan_ingress",
             Self::Redirect => "lan_redirect",
@@ -151,7 +151,9 @@ impl Datapath {
         pins.create()?;
         let mut programs = ports
             .into_iter()
-            .map(|port| load_program(mode, &pins, &port, flow_seed, log).map(|ebpf| (port, ebpf)))
+            .map(|port| {
+                load_program(mode, Some(&pins), &port, flow_seed, log).map(|ebpf| (port, ebpf))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let maps = Maps::open(&pins, mode)?;
         let mut logs = Vec::new();
@@ -219,9 +221,9 @@ impl Datapath {
     }
 }
 
-fn load_program(
+pub(super) fn load_program(
     mode: Mode,
-    pins: &PinDir,
+    pins: Option<&PinDir>,
     port: &Port,
     flow_seed: u64,
     log: LogLevel,
@@ -246,8 +248,10 @@ fn load_program(
     } else {
         &[]
     };
-    for name in maps::SHARED.iter().chain(fast) {
-        loader.map_pin_path(name, pins.map(name));
+    if let Some(pins) = pins {
+        for name in maps::SHARED.iter().chain(fast) {
+            loader.map_pin_path(name, pins.map(name));
+        }
     }
     let (object, bytes) = mode.object();
     let mut ebpf = loader.load(bytes).map_err(|source| DatapathError::Load {
@@ -291,7 +295,7 @@ fn verified_instructions(ebpf: &Ebpf, program: &str) -> Option<u32> {
 
 /// The priority and handle of our filter on kernels without TCX: fixed, so that the next
 /// controller finds it, and neither first nor last by force.
-const FILTER_PRIORITY: u16 = 49_000;
+pub(super) const FILTER_PRIORITY: u16 = 49_000;
 const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x365);
 
 fn attach_tc(ebpf: &mut Ebpf, port: &Port, pins: &PinDir) -> Result<(Hook, bool), DatapathError> {

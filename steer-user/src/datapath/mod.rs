@@ -10,10 +10,12 @@ mod maps;
 pub mod objects;
 mod pins;
 mod sys;
+pub(crate) mod trial;
 
 pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
 pub use maps::{ClassCount, Maps, ReasonCount};
 pub use pins::PinDir;
+pub use trial::{Trial, attached_at, is_ours, program_name, try_out};
 
 use std::path::PathBuf;
 

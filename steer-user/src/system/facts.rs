@@ -13,7 +13,10 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{
+        InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVlan, InfoVti, InfoVxlan,
+        LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    },
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
@@ -62,6 +65,10 @@ pub struct Link {
     pub point_to_point: bool,
     /// The loopback device.
     pub loopback: bool,
+    /// The program at XDP: its number. Driver, stack or hardware.
+    pub xdp: Option<u32>,
+    /// Where a tunnel's packets go; nothing for a tunnel that learns it or does not tell.
+    pub remotes: Vec<IpAddr>,
 }
 
 /// One address of the router.
@@ -156,6 +163,8 @@ pub struct DefaultRoute {
     pub table: TableId,
     /// Lower is preferred.
     pub metric: u32,
+    /// Who made it: `RTPROT_DHCP`, `RTPROT_RA`, `RTPROT_STATIC`, … of the kernel.
+    pub protocol: u8,
 }
 
 /// The kernel's default routes over one device, in every table but steer's own; those in `main`
@@ -375,7 +384,44 @@ pub fn reverse_path_filter(interface: &str) -> u32 {
     own.max(sysctl("net/ipv4/conf/all/rp_filter")).unwrap_or(0)
 }
 
-fn sysctl(key: &str) -> Option<u32> {
+/// Whether the reverse path filter asks with the packet's mark; one of the interface's own value and
+/// that for all is enough.
+pub fn reverse_path_with_mark(interface: &str) -> bool {
+    [interface, "all"]
+        .iter()
+        .any(|it| sysctl(&format!("net/ipv4/conf/{it}/src_valid_mark")).is_some_and(|on| on != 0))
+}
+
+/// The index of the device by which the router's own packets to an address leave; none without a
+/// route.
+pub async fn device_towards(kernel: &Kernel, address: IpAddr) -> Result<Option<u32>, SystemError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = address_family(Family::of(address));
+    query.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    query
+        .attributes
+        .push(RouteAttribute::Destination(address.into()));
+    let mut answers = kernel.netlink().route().get(query).execute();
+    match answers.try_next().await {
+        Ok(route) => Ok(route.and_then(|route| {
+            route.attributes.iter().find_map(|it| match it {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })
+        })),
+        Err(rtnetlink::Error::NetlinkError(error))
+            if matches!(
+                -error.raw_code(),
+                libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(failed(&format!("ip route get {address}"))(error)),
+    }
+}
+
+pub(crate) fn sysctl(key: &str) -> Option<u32> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(key)).ok()?;
     text.trim().parse().ok()
 }
@@ -395,6 +441,8 @@ fn link(message: &LinkMessage) -> Option<Link> {
         carrier: flags.contains(LinkFlags::LowerUp),
         point_to_point: flags.contains(LinkFlags::Pointopoint),
         loopback: flags.contains(LinkFlags::Loopback),
+        xdp: None,
+        remotes: Vec::new(),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -417,14 +465,68 @@ fn link(message: &LinkMessage) -> Option<Link> {
                                 _ => None,
                             });
                         }
+                        LinkInfo::Data(data) => link.remotes = remotes(data),
                         _ => {}
                     }
                 }
             }
+            LinkAttribute::Xdp(attributes) => link.xdp = xdp_program(attributes),
             _ => {}
         }
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+fn xdp_program(attributes: &[LinkXdp]) -> Option<u32> {
+    attributes.iter().find_map(|it| match it {
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => Some(*id),
+        _ => None,
+    })
+}
+
+/// Where a tunnel's own packets go.
+fn remotes(data: &InfoData) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    match data {
+        InfoData::GreTap(list) | InfoData::GreTun(list) => {
+            found.extend(list.iter().filter_map(|it| match it {
+                InfoGre::Remote(address) => Some(IpAddr::V4(*address)),
+                _ => None,
+            }));
+        }
+        InfoData::GreTap6(list) | InfoData::GreTun6(list) => {
+            found.extend(list.iter().filter_map(|it| match it {
+                InfoGre6::Remote(address) => Some(IpAddr::V6(*address)),
+                _ => None,
+            }));
+        }
+        InfoData::IpTunnel(list) => {
+            found.extend(list.iter().filter_map(|it| match it {
+                InfoIpTunnel::Remote(address) => Some(*address),
+                _ => None,
+            }));
+        }
+        InfoData::Vti(list) => found.extend(list.iter().filter_map(|it| match it {
+            InfoVti::Remote(address) => Some(*address),
+            _ => None,
+        })),
+        InfoData::Geneve(list) => found.extend(list.iter().filter_map(|it| match it {
+            InfoGeneve::Remote(address) => Some(IpAddr::V4(*address)),
+            InfoGeneve::Remote6(address) => Some(IpAddr::V6(*address)),
+            _ => None,
+        })),
+        InfoData::Vxlan(list) => found.extend(list.iter().filter_map(|it| match it {
+            InfoVxlan::Group(address) => Some(IpAddr::V4(*address)),
+            InfoVxlan::Group6(address) => Some(IpAddr::V6(*address)),
+            _ => None,
+        })),
+        _ => {}
+    }
+    found.retain(|address| !address.is_unspecified());
+    found
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {
@@ -458,6 +560,7 @@ fn default_route(route: &RouteMessage, index: u32) -> Vec<DefaultRoute> {
         on_link: route.header.flags.contains(RouteFlags::Onlink),
         table: TableId(u32::from(route.header.table)),
         metric: 0,
+        protocol: route.header.protocol.into(),
     };
     let (mut device, mut hops) = (None, Vec::new());
     for attribute in &route.attributes {

@@ -142,6 +142,8 @@ impl RulePriority {
     pub const DEVICE: Self = Self(599);
     /// Granted packets: more specific routes of `main` and of the operator's tables win.
     pub const SPECIFIC: Self = Self(600);
+    /// The last path's rule; what others have after it is asked after steer.
+    pub const LAST: Self = Self(Self::SPECIFIC.0 + PathId::MAX as u32);
 
     /// The rule that sends a path's granted packets to its table: 601 to 615.
     pub const fn path(id: PathId) -> Self {

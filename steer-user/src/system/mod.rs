@@ -12,6 +12,7 @@
 pub mod conntrack;
 mod error;
 pub mod facts;
+pub mod filters;
 mod interface;
 mod kernel;
 mod mark;
@@ -21,7 +22,7 @@ mod route;
 mod rule;
 mod sysctl;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

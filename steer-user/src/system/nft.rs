@@ -46,6 +46,12 @@ impl NftTable {
         }
     }
 
+    /// Whether this box's `nft` and kernel accept the table: it is loaded into a network namespace
+    /// of its own, which vanishes at once.
+    pub async fn try_out(&self, kernel: &mut Kernel) -> Result<(), SystemError> {
+        self.reference(kernel).await.map(drop)
+    }
+
     /// A table that is only to be removed.
     pub(super) fn bare() -> Self {
         Self {
@@ -190,6 +196,21 @@ pub async fn counters() -> Result<Option<Counters>, SystemError> {
         }
     }
     Ok(Some(counters))
+}
+
+/// The version that `nft` says it has.
+pub async fn version() -> Result<String, SystemError> {
+    Ok(run(&["--version"], "").await?.trim().to_owned())
+}
+
+/// The box's whole ruleset as text that `nft -f` reads, other owners' tables included.
+pub async fn ruleset_text() -> Result<String, SystemError> {
+    run(&["list", "ruleset"], "").await
+}
+
+/// Loads text into the ruleset of the calling thread's network namespace. Blocks.
+pub fn load(text: &str) -> Result<(), SystemError> {
+    run_blocking(&["-f", "-"], text).map(drop)
 }
 
 /// Everything `nft -j list ruleset` lists, other owners' tables included.

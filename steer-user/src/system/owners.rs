@@ -8,7 +8,8 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use serde_json::Value;
 
 use super::{
-    Family, Kernel, Mark, Rule, SystemError, conntrack::Usage, facts::ipv6_available, nft, rule,
+    Family, Kernel, Mark, Rule, RulePriority, SystemError, conntrack::Usage, facts::ipv6_available,
+    nft, rule,
 };
 
 /// Other owners' parts that matter to steer.
@@ -24,6 +25,8 @@ pub struct Owners {
     pub conntrack_users: BTreeSet<String>,
     /// Flow tables: their packets pass steer by.
     pub flow_tables: BTreeSet<String>,
+    /// Policy rules that are asked before steer's, or between them; the kernel's first is left out.
+    pub early_rules: BTreeSet<String>,
 }
 
 /// Somebody else's use of bits that are steer's.
@@ -211,8 +214,12 @@ impl Owners {
                     _ => {}
                 }
             }
+            let owner = format!("ip {family} rule pref {priority}");
+            // The kernel's own first rule has priority 0.
+            if priority != 0 && priority <= RulePriority::LAST.get() {
+                self.early_rules.insert(owner.clone());
+            }
             if mark.is_some() {
-                let owner = format!("ip {family} rule pref {priority}");
                 self.note_mark(owner, MarkKind::Packet, Access::Compares, compared);
             }
         }

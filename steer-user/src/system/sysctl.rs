@@ -36,6 +36,11 @@ impl Sysctl {
         }
     }
 
+    /// The interface it is about.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
     /// Whether both are about the same key.
     pub fn same_key(&self, other: &Self) -> bool {
         self.key == other.key
