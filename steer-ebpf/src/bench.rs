@@ -12,6 +12,9 @@
     reason = "helpers return actions and times as machine words"
 )]
 
+// For the panic handler.
+use steer_ebpf as _;
+
 use core::mem::size_of;
 
 use aya_ebpf::{
@@ -211,11 +214,6 @@ fn udp(ctx: &XdpContext) -> Option<(*mut Ethernet, *mut Ipv4)> {
 fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
     let start = ctx.data() + offset;
     (start + size_of::<T>() <= ctx.data_end()).then_some(start as *mut T)
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }
 
 #[unsafe(link_section = "license")]

@@ -14,8 +14,8 @@ use aya_log_ebpf::debug;
 use steer_common::reason::Reason;
 use steer_ebpf::{
     classify::{self, FirstFragments, Match, Outcome},
-    config, count, flows, forward,
-    parse::{Bytes, Link},
+    count, flows, forward,
+    parse::{self, Bytes, Link},
     paths,
 };
 
@@ -49,7 +49,7 @@ fn redirect(ctx: &XdpContext) -> Result<u32, Reason> {
 
 #[inline(always)]
 fn take_path(ctx: &XdpContext, bytes: &Bytes, link: &Link, packet: &Match) -> Result<u32, Reason> {
-    if !for_this_router(bytes) {
+    if !parse::is_for_router(bytes) {
         return Err(Reason::NotForUs);
     }
     let table = paths::table().ok_or(Reason::NotSteering)?;
@@ -59,23 +59,6 @@ fn take_path(ctx: &XdpContext, bytes: &Bytes, link: &Link, packet: &Match) -> Re
     let action = forward::forward(ctx, bytes, link, packet, hop)?;
     count::steered(packet.class, path, 1, packet.length);
     Ok(action)
-}
-
-#[inline(always)]
-fn for_this_router(bytes: &Bytes) -> bool {
-    let router = config::router_mac();
-    bytes.read::<6>(0).is_some_and(|to| {
-        to == [
-            router[0], router[1], router[2], router[3], router[4], router[5],
-        ]
-    })
-}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier refuses a program that can get here.
-    loop {}
 }
 
 #[unsafe(link_section = "license")]

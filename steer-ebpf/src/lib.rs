@@ -17,3 +17,10 @@ pub mod flows;
 pub mod forward;
 pub mod parse;
 pub mod paths;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that can get here.
+    loop {}
+}

@@ -96,24 +96,7 @@ fn for_this_router(ctx: &TcContext, bytes: &Bytes) -> bool {
     let skb: *const __sk_buff = ctx.skb.skb;
     // SAFETY: the context is valid for the whole program; the verifier checks the field.
     let to_host = unsafe { (*skb).pkt_type } == HOST;
-    to_host || (!config::bare_ip() && is_router_mac(bytes))
-}
-
-#[inline(always)]
-fn is_router_mac(bytes: &Bytes) -> bool {
-    let router = config::router_mac();
-    bytes.read::<6>(0).is_some_and(|to| {
-        to == [
-            router[0], router[1], router[2], router[3], router[4], router[5],
-        ]
-    })
-}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier refuses a program that can get here.
-    loop {}
+    to_host || (!config::bare_ip() && parse::is_for_router(bytes))
 }
 
 #[unsafe(link_section = "license")]

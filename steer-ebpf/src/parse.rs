@@ -5,6 +5,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
+use crate::config;
+
 /// EtherType of IPv4.
 pub const IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
@@ -148,4 +150,15 @@ pub fn stripped_vlan(ctx: &TcContext) -> u32 {
             (*skb).vlan_tci & 0x0fff
         }
     }
+}
+
+/// Whether an Ethernet frame is addressed to the router.
+#[inline(always)]
+pub fn is_for_router(bytes: &Bytes) -> bool {
+    let router = config::router_mac();
+    bytes.read::<6>(0).is_some_and(|to| {
+        to == [
+            router[0], router[1], router[2], router[3], router[4], router[5],
+        ]
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigOption, Failure, block_on, print_json, read_config};
+use super::{ControllerOptions, Failure, block_on};
 use crate::{
     api::{Answer, Client, ClientError, Drain},
     controller,
@@ -13,17 +13,14 @@ use crate::{
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    config: ConfigOption,
+    options: ControllerOptions,
     /// How many seconds steered flows get to end by themselves; 0 cuts them at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     drain: u64,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
-    let config = read_config(&args.config.config)?;
+    let config = args.options.read_config()?;
     let drain = Drain {
         seconds: args.drain,
     };
@@ -40,14 +37,5 @@ pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
             answer => Ok(answer?),
         }
     })??;
-    if args.json {
-        print_json(&answer)?;
-    } else {
-        println!("{}", answer.message);
-    }
-    Ok(if answer.done {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+    args.options.print_answer(&answer)
 }

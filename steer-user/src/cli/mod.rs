@@ -20,7 +20,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::{api::Answer, config::Config};
 
 /// Local Internet breakout for Microsoft 365 on Linux edge routers.
 #[derive(Parser)]
@@ -61,6 +61,32 @@ struct ConfigOption {
         default_value = source::DEFAULT_CONFIG
     )]
     config: PathBuf,
+}
+
+/// The options of a command that talks to the controller.
+#[derive(clap::Args, Clone, Debug)]
+struct ControllerOptions {
+    #[command(flatten)]
+    config: ConfigOption,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl ControllerOptions {
+    fn read_config(&self) -> Result<Config, Failure> {
+        Config::read(&self.config.config).map_err(|error| Failure::Usage(error.into()))
+    }
+
+    /// Prints what became of a command; 0 when it was carried out, else 1.
+    fn print_answer(&self, answer: &Answer) -> Result<ExitCode, Failure> {
+        if self.json {
+            print_json(answer)?;
+        } else {
+            println!("{}", answer.message);
+        }
+        Ok(ExitCode::from(u8::from(!answer.done)))
+    }
 }
 
 /// What went wrong, and what that means for the exit code.

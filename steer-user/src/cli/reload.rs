@@ -2,30 +2,18 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigOption, Failure, block_on, print_json, read_config};
+use super::{ControllerOptions, Failure, block_on};
 use crate::{api::Client, controller};
 
 /// Has the running controller read configuration and feed again: whole, or not at all.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    config: ConfigOption,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
+    options: ControllerOptions,
 }
 
 pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
-    let config = read_config(&args.config.config)?;
+    let config = args.options.read_config()?;
     let answer = block_on(Client::new(&controller::socket(&config)).reload())??;
-    if args.json {
-        print_json(&answer)?;
-    } else {
-        println!("{}", answer.message);
-    }
-    Ok(if answer.done {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+    args.options.print_answer(&answer)
 }

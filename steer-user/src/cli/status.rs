@@ -4,7 +4,7 @@ use std::{fmt::Write as _, process::ExitCode};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 
-use super::{ConfigOption, Failure, block_on, print_json, read_config};
+use super::{ControllerOptions, Failure, block_on, print_json};
 use crate::{
     api::{Client, ClientError, PathHealth, Status, SteeringState},
     controller,
@@ -14,15 +14,12 @@ use crate::{
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    config: ConfigOption,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
+    options: ControllerOptions,
 }
 
 /// Exit code 0 when steering (or watching) with every breakout up, 1 otherwise.
 pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
-    let config = read_config(&args.config.config)?;
+    let config = args.options.read_config()?;
     let status = block_on(async {
         match Client::new(&controller::socket(&config)).status().await {
             Err(ClientError::Absent { .. }) => {
@@ -31,7 +28,7 @@ pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
             status => Ok(status?),
         }
     })??;
-    if args.json {
+    if args.options.json {
         print_json(&status)?;
     } else {
         print!("{}", text(&status)?);
