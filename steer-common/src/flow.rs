@@ -23,6 +23,14 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 const FINGERPRINT: u64 = 0xffff_ffff_ffff << 16;
 const USED: u64 = 0x80;
 
+/// The places of the flow table's clock: the epoch, and the seed of the hashes. The seed stays with
+/// the table: with another one no connection would be found again.
+pub const CLOCK_EPOCH: u32 = 0;
+/// See [`CLOCK_EPOCH`].
+pub const CLOCK_SEED: u32 = 1;
+/// The places of the clock.
+pub const CLOCK_PLACES: u32 = 2;
+
 /// How long an epoch lasts, as a shift of nanoseconds: 2^33 ns, 8.6 s.
 pub const EPOCH_SHIFT: u32 = 33;
 /// The epoch of a moment, in nanoseconds of the monotonic clock; wraps after 36 min.

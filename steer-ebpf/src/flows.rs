@@ -14,7 +14,7 @@ static FLOWS: Array<Bucket, { flow::BUCKETS as usize }> = Array::new();
 
 /// The current epoch. New flows move it on, so that it needs no controller.
 #[btf_map]
-static CLOCK: Array<u64, 1> = Array::new();
+static CLOCK: Array<u64, { flow::CLOCK_PLACES as usize }> = Array::new();
 
 /// The path of a packet's connection: the one it began on, or, for a new one, the one that is
 /// chosen now. `usable` tells whether a path can be taken at once.
@@ -95,7 +95,7 @@ fn place(bucket: *mut Bucket, flow: u64, now: u8) -> usize {
 
 #[inline(always)]
 fn clock() -> u8 {
-    CLOCK.get(0).map_or(0, |epoch| *epoch as u8)
+    CLOCK.get(flow::CLOCK_EPOCH).map_or(0, |epoch| *epoch as u8)
 }
 
 /// Reads the time and moves the epoch on.
@@ -103,7 +103,7 @@ fn clock() -> u8 {
 fn tick() -> u8 {
     // SAFETY: the helper has no arguments and always succeeds.
     let epoch = unsafe { bpf_ktime_get_ns() } >> flow::EPOCH_SHIFT;
-    if let Some(clock) = CLOCK.get_ptr_mut(0) {
+    if let Some(clock) = CLOCK.get_ptr_mut(flow::CLOCK_EPOCH) {
         // SAFETY: one aligned store of a valid map value.
         unsafe { clock.write_volatile(epoch) }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Mode, Owner, Xdp};
+use super::{Mode, Owner, XdpChoice};
 use crate::endpoints::Category;
 
 pub(super) const MODE: Mode = Mode::Mark;
@@ -16,7 +16,7 @@ pub(super) const WATCH_PERIOD: Duration = Duration::from_secs(130);
 pub(super) const OWNER: Owner = Owner::Steer;
 /// The main table.
 pub(super) const ROUTE_TABLES: [u32; 1] = [254];
-pub(super) const XDP: Xdp = Xdp::Auto;
+pub(super) const XDP: XdpChoice = XdpChoice::Auto;
 pub(super) const PIN_DIR: &str = "/sys/fs/bpf/steer";
 pub(super) const STATE_DIR: &str = "/var/lib/steer";
 pub(super) const RUN_DIR: &str = "/run/steer";

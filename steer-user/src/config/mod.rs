@@ -21,7 +21,10 @@ use ipnet::IpNet;
 
 pub use self::error::{ConfigError, ConfigProblem};
 use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
-pub use crate::system::{InterfaceName, Owner};
+pub use crate::{
+    datapath::{Mode, XdpChoice},
+    system::{InterfaceName, Owner},
+};
 
 /// A commented sample that names every key.
 pub const SAMPLE: &str = include_str!("../../steer.toml");
@@ -47,15 +50,6 @@ pub struct Config {
     pub redirect: RedirectConfig,
     /// Where steer keeps things on this machine.
     pub system: SystemConfig,
-}
-
-/// How packets reach a breakout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// TC marks, nftables grants and translates, the kernel routes.
-    Mark,
-    /// XDP forwards by itself.
-    Redirect,
 }
 
 /// Where the endpoint list comes from.
@@ -158,18 +152,7 @@ pub struct MarkConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedirectConfig {
     /// Where in the receive path the program sits.
-    pub xdp: Xdp,
-}
-
-/// Where in the receive path an XDP program sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Xdp {
-    /// In the driver where it can, else generic.
-    Auto,
-    /// In the driver.
-    Native,
-    /// In the stack: every driver can.
-    Generic,
+    pub xdp: XdpChoice,
 }
 
 /// Where steer keeps things on this machine; absolute paths.
@@ -234,15 +217,6 @@ impl fmt::Display for Vlan {
             Self::Single(id) => write!(f, "{id}"),
             Self::Stacked(outer, inner) => write!(f, "{outer}.{inner}"),
         }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Mark => "mark",
-            Self::Redirect => "redirect",
-        })
     }
 }
 

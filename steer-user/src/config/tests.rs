@@ -309,7 +309,9 @@ fn every_key_arrives() {
             nat: Owner::External,
             route_tables: vec![254, 52],
         },
-        redirect: RedirectConfig { xdp: Xdp::Generic },
+        redirect: RedirectConfig {
+            xdp: XdpChoice::Generic,
+        },
         system: SystemConfig {
             pin_dir: "/p".into(),
             state_dir: "/s".into(),

@@ -15,7 +15,7 @@ use toml::Spanned;
 
 use super::{
     Breakout, Config, ConfigProblem, FeedConfig, InterfaceName, Lan, MarkConfig, Mode, OwnInclude,
-    Owner, RedirectConfig, Selection, SystemConfig, Vlan, Xdp, defaults,
+    Owner, RedirectConfig, Selection, SystemConfig, Vlan, XdpChoice, defaults,
     schema::{
         Number, NumberOrText, RawBreakout, RawConfig, RawFeed, RawInclude, RawLan, RawMark,
         RawSelect, RawSystem, Text,
@@ -62,9 +62,9 @@ impl Checker<'_> {
         let feed = self.feed(raw.feed);
         let select = self.selection(raw.select, feed.instance);
         let xdp = [
-            ("auto", Xdp::Auto),
-            ("native", Xdp::Native),
-            ("generic", Xdp::Generic),
+            ("auto", XdpChoice::Auto),
+            ("native", XdpChoice::Native),
+            ("generic", XdpChoice::Generic),
         ];
 
         let spans: Vec<Range<usize>> = raw.lan.iter().map(|lan| lan.interface.span()).collect();

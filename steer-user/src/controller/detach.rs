@@ -6,7 +6,7 @@ use std::{fmt, io, time::Duration};
 use steer_common::abi::STEERING;
 use tracing::info;
 
-use super::{ControllerError, Lock, mode, registry::RegistryFile, socket};
+use super::{ControllerError, Lock, registry::RegistryFile, socket};
 use crate::{
     api::Drain,
     config::{Config, Mode},
@@ -43,7 +43,7 @@ pub async fn detach(config: &Config, drain: Drain) -> Result<Detached, Controlle
     let _lock = Lock::take(&config.system.run_dir)?;
     let mut kernel = Kernel::open(&config.system.state_dir)?;
     let pins = PinDir::new(&config.system.pin_dir);
-    if let Ok(mut maps) = Maps::open(&pins, mode(config)) {
+    if let Ok(mut maps) = Maps::open(&pins, config.mode) {
         let mut table = maps.paths()?;
         table.state &= !STEERING;
         maps.set_paths(&table)?;
@@ -109,7 +109,7 @@ fn in_use(config: &Config, pins: &PinDir) -> Result<u64, ControllerError> {
         // Without connection tracking nothing was granted.
         Mode::Mark if system::conntrack::usage().is_none() => Ok(0),
         Mode::Mark => Ok(system::conntrack::granted()?.values().sum()),
-        Mode::Redirect => match Maps::open(pins, mode(config)) {
+        Mode::Redirect => match Maps::open(pins, config.mode) {
             Ok(maps) => Ok(maps.steered_flows()?),
             Err(DatapathError::Map { .. }) => Ok(0),
             Err(error) => Err(error.into()),

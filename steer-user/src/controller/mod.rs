@@ -13,6 +13,7 @@ pub(crate) mod preflight;
 mod preview;
 mod registry;
 pub(crate) mod report;
+mod start;
 pub mod step;
 
 use std::{
@@ -38,15 +39,16 @@ use self::{
     hops::NextHops,
     look::{View, look},
     registry::RegistryFile,
+    start::{adoptable, attach, load, undo, watch_period},
     step::{BreakoutFacts, Effect, Event, Phase, State},
 };
 use crate::{
     api::{self, Answer, Command, Drain},
-    config::{Config, Mode, Xdp},
-    datapath::{self, Attachment, Datapath, LogLevel, PinDir, XdpChoice},
+    config::{Config, Mode},
+    datapath::{Attachment, Datapath},
     endpoints::Feed,
     policy::{ClassRegistry, Plan, Site},
-    system::{self, Kernel, Object, PathId, owners::Owners},
+    system::{self, Kernel, Object, PathId, monitor::Monitor, owners::Owners},
 };
 
 /// How often the box is looked at.
@@ -159,7 +161,7 @@ impl Controller {
         // Before our own table switches connection tracking on for the whole box.
         let watch = watch_period(&config, &owners, adopting);
         let objects = report::objects(&config, &view);
-        let result = Self::load(&config, &options, &mut kernel, &objects, &view, &plan).await;
+        let result = load(&config, &options, &mut kernel, &objects, &view, &plan).await;
         let (datapath, attachments, generation) = match result {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -202,46 +204,6 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Puts everything into the box and the kernel.
-    async fn load(
-        config: &Config,
-        options: &Options,
-        kernel: &mut Kernel,
-        objects: &[Object],
-        view: &View,
-        plan: &Plan,
-    ) -> Result<(Datapath, Vec<Attachment>, u64), ControllerError> {
-        system::apply_all(kernel, objects).await?;
-        let log = if options.log_packets {
-            LogLevel::Debug
-        } else {
-            LogLevel::Off
-        };
-        let pins = PinDir::new(&config.system.pin_dir);
-        let mut datapath =
-            Datapath::load(mode(config), pins, view.ports.clone(), flow_seed()?, log)?;
-        let generation = datapath.maps_mut().publish(plan.image().clone())?;
-        let attachments = datapath.attach(match config.redirect.xdp {
-            Xdp::Auto => XdpChoice::Auto,
-            Xdp::Native => XdpChoice::Native,
-            Xdp::Generic => XdpChoice::Generic,
-        })?;
-        for at in &attachments {
-            info!(
-                "{}: {} by {}{}",
-                at.interface,
-                at.program,
-                at.hook,
-                if at.adopted {
-                    ", in place of the one that was there"
-                } else {
-                    ""
-                }
-            );
-        }
-        Ok((datapath, attachments, generation))
-    }
-
     async fn serve(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
@@ -252,6 +214,7 @@ impl Controller {
             signals(SignalKind::terminate())?,
             signals(SignalKind::hangup())?,
         );
+        let mut monitor = Monitor::subscribe(self.config.mode == Mode::Redirect)?;
         let mut looks = tokio::time::interval(LOOK);
         let mut sweeps = tokio::time::interval(SWEEP);
         for timer in [&mut looks, &mut sweeps] {
@@ -261,6 +224,14 @@ impl Controller {
             tokio::select! {
                 _ = looks.tick() => self.look().await,
                 _ = sweeps.tick() => self.sweep().await,
+                changed = monitor.changed() => {
+                    if changed.links {
+                        self.look().await;
+                    }
+                    if changed.rules {
+                        self.sweep_routing().await;
+                    }
+                }
                 _ = interrupt.recv() => return Ok(End::Stopped),
                 _ = terminate.recv() => return Ok(End::Stopped),
                 _ = hangup.recv() => log_answer(&self.reload().await),
@@ -295,8 +266,12 @@ impl Controller {
         }
     }
 
-    /// Brings plan, objects and paths in line with a new view of the box.
+    /// Brings programs, plan, objects and paths in line with a new view of the box.
     async fn adapt(&mut self, view: View) -> Result<(), ControllerError> {
+        if self.view.ports != view.ports {
+            let (datapath, attachments) = attach(&self.config, &self.options, &view)?;
+            (self.datapath, self.attachments) = (datapath, attachments);
+        }
         if site(&self.view) != site(&view) {
             let feed = self.plan.feed().clone();
             let plan = compile(&feed, &self.config, &view, self.registry.get_mut())?;
@@ -368,7 +343,26 @@ impl Controller {
 
     /// Puts back what others removed from the box.
     async fn sweep(&mut self) {
-        let result = system::reconcile(&mut self.kernel, &self.objects).await;
+        self.repair(self.objects.clone()).await;
+        match system::leftovers(&mut self.kernel, &self.objects).await {
+            Ok(old) => {
+                for (object, error) in system::remove_all(&mut self.kernel, &old).await {
+                    warn!("`{object}` is not needed any more and cannot be removed: {error}");
+                }
+            }
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    /// Puts back rules and routes; that costs little, so it is done whenever somebody changes rules.
+    async fn sweep_routing(&mut self) {
+        let routing = |object: &&Object| matches!(object, Object::Route(_) | Object::Rule(_));
+        let objects = self.objects.iter().filter(routing).cloned().collect();
+        self.repair(objects).await;
+    }
+
+    async fn repair(&mut self, objects: Vec<Object>) {
+        let result = system::reconcile(&mut self.kernel, &objects).await;
         for (object, found) in result.repaired {
             warn!("`{object}` was {found:?}: applied again");
         }
@@ -377,14 +371,6 @@ impl Controller {
                 "`{object}` cannot be applied: {error}. steer tries again in {} s",
                 SWEEP.as_secs()
             );
-        }
-        match system::leftovers(&mut self.kernel, &self.objects).await {
-            Ok(old) => {
-                for (object, error) in system::remove_all(&mut self.kernel, &old).await {
-                    warn!("`{object}` is not needed any more and cannot be removed: {error}");
-                }
-            }
-            Err(error) => warn!("{error}"),
         }
     }
 
@@ -435,34 +421,6 @@ impl Controller {
     }
 }
 
-pub(crate) fn mode(config: &Config) -> datapath::Mode {
-    match config.mode {
-        Mode::Mark => datapath::Mode::Mark,
-        Mode::Redirect => datapath::Mode::Redirect,
-    }
-}
-
-/// Whether an earlier controller's programs steer in this mode already.
-fn adoptable(config: &Config) -> bool {
-    let pins = PinDir::new(&config.system.pin_dir);
-    datapath::Maps::open(&pins, mode(config))
-        .and_then(|maps| maps.paths())
-        .is_ok_and(|paths| paths.state & steer_common::abi::STEERING != 0)
-}
-
-/// How long flows that began before are only watched.
-///
-/// Mark mode needs no watch where connection tracking knew the flows already; where an earlier
-/// controller steered, its memory is still there.
-fn watch_period(config: &Config, owners: &Owners, adopting: bool) -> Duration {
-    let tracked = config.mode == Mode::Mark && owners.conntrack_in_use(system::conntrack::usage());
-    if adopting || tracked {
-        Duration::ZERO
-    } else {
-        config.mark.watch_period
-    }
-}
-
 fn site(view: &View) -> Site {
     Site {
         clients: Some(view.sources.clone()),
@@ -505,31 +463,6 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-/// Takes back what a failed start left.
-async fn undo(kernel: &mut Kernel, config: &Config) {
-    if let Err(error) = PinDir::new(&config.system.pin_dir).remove() {
-        error!("after the failed start: {error}");
-    }
-    match system::leftovers(kernel, &[]).await {
-        Ok(objects) => {
-            for (object, error) in system::remove_all(kernel, &objects).await {
-                error!("after the failed start `{object}` could not be removed: {error}");
-            }
-        }
-        Err(error) => error!("after the failed start: {error}"),
-    }
-}
-
-/// Clients cannot foresee where their flows lie.
-fn flow_seed() -> Result<u64, ControllerError> {
-    use std::io::Read as _;
-    let mut seed = [0; 8];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut seed))
-        .map_err(ControllerError::Random)?;
-    Ok(u64::from_ne_bytes(seed))
 }
 
 fn log_answer(answer: &Answer) {

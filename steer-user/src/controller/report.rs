@@ -121,7 +121,7 @@ fn breakouts(config: &Config, view: &View) -> Vec<BreakoutStatus> {
 /// What is going on where no controller answers: the programs may steer on by themselves.
 pub async fn unattended(config: &Config) -> Result<Status, ControllerError> {
     let pins = PinDir::new(&config.system.pin_dir);
-    let Ok(maps) = Maps::open(&pins, super::mode(config)) else {
+    let Ok(maps) = Maps::open(&pins, config.mode) else {
         return Ok(Status::off());
     };
     let registry = RegistryFile::open(&config.system.state_dir)?;

@@ -26,6 +26,15 @@ pub enum Mode {
     Redirect,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Mark => "mark",
+            Self::Redirect => "redirect",
+        })
+    }
+}
+
 impl Mode {
     const fn object(self) -> (&'static str, &'static [u8]) {
         match self {
@@ -140,7 +149,8 @@ pub struct Datapath {
 
 impl Datapath {
     /// Loads a program for each port; the maps are those that are pinned already, or new ones.
-    /// Nothing is attached yet.
+    /// Nothing is attached yet. `flow_seed` is for a new flow table; one that is there keeps its
+    /// own, or none of its connections would be found again.
     pub fn load(
         mode: Mode,
         pins: PinDir,
@@ -149,13 +159,15 @@ impl Datapath {
         log: LogLevel,
     ) -> Result<Self, DatapathError> {
         pins.create()?;
+        let flow_seed = maps::flow_seed(&pins, mode).unwrap_or(flow_seed);
         let mut programs = ports
             .into_iter()
             .map(|port| {
                 load_program(mode, Some(&pins), &port, flow_seed, log).map(|ebpf| (port, ebpf))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let maps = Maps::open(&pins, mode)?;
+        let mut maps = Maps::open(&pins, mode)?;
+        maps.keep_flow_seed(flow_seed)?;
         let mut logs = Vec::new();
         if log == LogLevel::Debug {
             for (_, ebpf) in &mut programs {
@@ -200,7 +212,8 @@ impl Datapath {
     /// interface is replaced in place, so that no packet sees a gap.
     pub fn attach(&mut self, xdp: XdpChoice) -> Result<Vec<Attachment>, DatapathError> {
         let (mode, pins) = (self.mode, &self.pins);
-        self.programs
+        let attachments = self
+            .programs
             .iter_mut()
             .map(|(port, ebpf)| {
                 let verified_instructions = verified_instructions(ebpf, mode.program());
@@ -217,7 +230,11 @@ impl Datapath {
                     verified_instructions,
                 })
             })
-            .collect()
+            .collect::<Result<Vec<_>, _>>()?;
+        // An interface that was deleted and made again has another index.
+        let indexes: Vec<u32> = attachments.iter().map(|it| it.ifindex).collect();
+        pins.forget_other_links(&indexes)?;
+        Ok(attachments)
     }
 }
 

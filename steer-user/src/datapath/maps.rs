@@ -54,6 +54,7 @@ struct FastMaps {
     next_hops: Array<MapData, NextHop>,
     devices: DevMap<MapData>,
     flows: Array<MapData, Bucket>,
+    clock: Array<MapData, u64>,
 }
 
 /// The maps of both objects.
@@ -75,6 +76,7 @@ impl Maps {
                     next_hops: open(pins, "NEXT_HOPS")?,
                     devices: open(pins, "DEVICES")?,
                     flows: open(pins, "FLOWS")?,
+                    clock: open(pins, "CLOCK")?,
                 }),
             },
         })
@@ -158,6 +160,17 @@ impl Maps {
             })
     }
 
+    /// Writes down the seed of the flow table's hashes (redirect mode only).
+    pub(super) fn keep_flow_seed(&mut self, seed: u64) -> Result<(), DatapathError> {
+        match &mut self.fast {
+            None => Ok(()),
+            Some(fast) => fast
+                .clock
+                .set(flow::CLOCK_SEED, seed, 0)
+                .map_err(map_error("CLOCK")),
+        }
+    }
+
     /// How many flows went out by a breakout lately (redirect mode only): those whose entry was
     /// seen in this epoch or the one before, 9 to 17 s.
     pub fn steered_flows(&self) -> Result<u64, DatapathError> {
@@ -211,6 +224,18 @@ impl Maps {
         }
         Ok(counts)
     }
+}
+
+/// The seed of the flow table that is pinned already; none where there is no table yet.
+pub(super) fn flow_seed(pins: &PinDir, mode: Mode) -> Option<u64> {
+    if mode == Mode::Mark {
+        return None;
+    }
+    let clock: Array<MapData, u64> = open(pins, "CLOCK").ok()?;
+    clock
+        .get(&flow::CLOCK_SEED, 0)
+        .ok()
+        .filter(|seed| *seed != 0)
 }
 
 /// The clock of `bpf_ktime_get_ns`.

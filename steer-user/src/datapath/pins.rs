@@ -75,6 +75,28 @@ impl PinDir {
         Ok(pins)
     }
 
+    /// Removes this version's link pins of interfaces with other indexes.
+    pub(super) fn forget_other_links(&self, indexes: &[u32]) -> Result<(), DatapathError> {
+        let path = self.links();
+        let wrap = |source| DatapathError::PinDir {
+            path: path.clone(),
+            source,
+        };
+        for pin in entries(&path).map_err(wrap)? {
+            let name = pin
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let index = name
+                .rsplit_once('-')
+                .and_then(|(_, index)| index.parse().ok());
+            if !index.is_some_and(|index| indexes.contains(&index)) {
+                fs::remove_file(&pin).map_err(wrap)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
     }

@@ -165,8 +165,7 @@ impl Patient {
         };
         let ports: &[Port] = view.as_ref().map_or(&[], |view| &view.ports);
         Ok(Self {
-            trial: datapath::try_out(controller::mode(config), &any_port(ports))
-                .map_err(|e| text(&e)),
+            trial: datapath::try_out(config.mode, &any_port(ports)).map_err(|e| text(&e)),
             ports: ports_facts(&kernel, &facts, ports).await?,
             defaults: defaults(&kernel, &facts).await?,
             overlay: overlay(&kernel, &facts, config).await?,

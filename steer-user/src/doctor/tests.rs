@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{Config, Mode},
     controller::{look, report},
-    datapath::{self, Datapath, LogLevel, PinDir, XdpChoice, trial::foreign},
+    datapath::{Datapath, LogLevel, PinDir, XdpChoice, trial::foreign},
     system::{
         self, Kernel,
         conntrack::Usage,
@@ -120,7 +120,7 @@ impl Office {
         let objects = report::objects(&self.config, &view);
         system::apply_all(&mut kernel, &objects).await.unwrap();
         let mut datapath = Datapath::load(
-            datapath::Mode::Mark,
+            Mode::Mark,
             self.pins.clone(),
             view.ports,
             0,

@@ -16,6 +16,7 @@ pub mod filters;
 mod interface;
 mod kernel;
 mod mark;
+pub mod monitor;
 pub mod nft;
 pub mod owners;
 mod route;

@@ -1,0 +1,129 @@
+//! What a start puts into the box and the kernel, in an order that never leaves packets between two
+//! chairs, and how a failed one is taken back.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::{ControllerError, Options, look::View};
+use crate::{
+    config::{Config, Mode},
+    datapath::{self, Attachment, Datapath, LogLevel, PinDir},
+    policy::Plan,
+    system::{self, Kernel, Object, owners::Owners},
+};
+
+/// Puts everything into the box and the kernel: programs last, when all that they need is there.
+pub(super) async fn load(
+    config: &Config,
+    options: &Options,
+    kernel: &mut Kernel,
+    objects: &[Object],
+    view: &View,
+    plan: &Plan,
+) -> Result<(Datapath, Vec<Attachment>, u64), ControllerError> {
+    for (object, error) in system::reconcile(kernel, objects).await.failed {
+        match object {
+            // A link that is down takes no route; its path is down until then, too.
+            Object::Route(_) => warn!("`{object}` waits for its link: {error}"),
+            _ => return Err(error.into()),
+        }
+    }
+    let mut datapath = load_programs(config, options, view)?;
+    let generation = datapath.maps_mut().publish(plan.image().clone())?;
+    let attachments = attach_programs(config, &mut datapath)?;
+    Ok((datapath, attachments, generation))
+}
+
+/// Loads programs for the ports of a view and attaches them, with the maps that are there.
+pub(super) fn attach(
+    config: &Config,
+    options: &Options,
+    view: &View,
+) -> Result<(Datapath, Vec<Attachment>), ControllerError> {
+    let mut datapath = load_programs(config, options, view)?;
+    let attachments = attach_programs(config, &mut datapath)?;
+    Ok((datapath, attachments))
+}
+
+fn load_programs(
+    config: &Config,
+    options: &Options,
+    view: &View,
+) -> Result<Datapath, ControllerError> {
+    let log = if options.log_packets {
+        LogLevel::Debug
+    } else {
+        LogLevel::Off
+    };
+    let pins = PinDir::new(&config.system.pin_dir);
+    Ok(Datapath::load(
+        config.mode,
+        pins,
+        view.ports.clone(),
+        flow_seed()?,
+        log,
+    )?)
+}
+
+fn attach_programs(
+    config: &Config,
+    datapath: &mut Datapath,
+) -> Result<Vec<Attachment>, ControllerError> {
+    let attachments = datapath.attach(config.redirect.xdp)?;
+    for at in &attachments {
+        let adopted = if at.adopted {
+            ", in place of the one that was there"
+        } else {
+            ""
+        };
+        info!("{}: {} by {}{adopted}", at.interface, at.program, at.hook);
+    }
+    Ok(attachments)
+}
+
+/// Whether an earlier controller's programs steer in this mode already.
+pub(super) fn adoptable(config: &Config) -> bool {
+    let pins = PinDir::new(&config.system.pin_dir);
+    datapath::Maps::open(&pins, config.mode)
+        .and_then(|maps| maps.paths())
+        .is_ok_and(|paths| paths.state & steer_common::abi::STEERING != 0)
+}
+
+/// How long flows that began before are only watched.
+///
+/// Mark mode needs no watch where connection tracking knew the flows already; where an earlier
+/// controller steered, its memory is still there.
+pub(super) fn watch_period(config: &Config, owners: &Owners, adopting: bool) -> Duration {
+    let tracked = config.mode == Mode::Mark && owners.conntrack_in_use(system::conntrack::usage());
+    if adopting || tracked {
+        Duration::ZERO
+    } else {
+        config.mark.watch_period
+    }
+}
+
+/// Takes back what a failed start left.
+pub(super) async fn undo(kernel: &mut Kernel, config: &Config) {
+    if let Err(error) = PinDir::new(&config.system.pin_dir).remove() {
+        error!("after the failed start: {error}");
+    }
+    match system::leftovers(kernel, &[]).await {
+        Ok(objects) => {
+            for (object, error) in system::remove_all(kernel, &objects).await {
+                error!("after the failed start `{object}` could not be removed: {error}");
+            }
+        }
+        Err(error) => error!("after the failed start: {error}"),
+    }
+}
+
+/// Clients cannot foresee where their flows lie.
+fn flow_seed() -> Result<u64, ControllerError> {
+    use std::io::Read as _;
+    let mut seed = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut seed))
+        .map_err(ControllerError::Random)?;
+    Ok(u64::from_ne_bytes(seed))
+}
