@@ -9,5 +9,6 @@ pub mod controller;
 pub mod datapath;
 pub mod doctor;
 pub mod endpoints;
+pub mod init;
 pub mod policy;
 pub mod system;

@@ -7,6 +7,7 @@ mod detach;
 mod doctor;
 mod endpoints;
 mod explain;
+mod init;
 mod output;
 mod reload;
 mod run;
@@ -42,6 +43,8 @@ enum Command {
     Detach(detach::Args),
     /// Check a configuration and show what it would do; change nothing.
     Check(check::Args),
+    /// Write a commented configuration from what is found on this box.
+    Init(init::Args),
     /// Say what on this box keeps steer from working well, and what to do.
     Doctor(doctor::Args),
     /// Say what happens to traffic to a destination, and why.
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Detach(args) => detach::main(&args),
         Command::Check(args) => offline(check::run(&args)),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Init(args) => init::main(&args),
         Command::Explain(args) => offline(explain::run(&args)),
         Command::Endpoints(args) => offline(endpoints::run(&args)),
     };

@@ -21,7 +21,7 @@ use crate::{
     system::{
         self, Family, Kernel, Object, Presence, TableId,
         conntrack::{self, Usage},
-        facts::{self, DefaultRoute, Facts, Link},
+        facts::{self, DefaultOnLink, Facts, Link},
         filters::{self, Filter},
         nft,
         owners::Owners,
@@ -48,7 +48,7 @@ pub struct Patient {
     pub(super) table: Result<(), String>,
     pub(super) ports: Vec<PortFacts>,
     /// Default routes of the main table.
-    pub(super) defaults: Vec<Default>,
+    pub(super) defaults: Vec<DefaultOnLink>,
     pub(super) reverse_path: BTreeMap<String, ReversePath>,
     /// Whether packets on bridges pass the firewall.
     pub(super) bridge_netfilter: bool,
@@ -83,13 +83,6 @@ pub(super) struct PortFacts {
     pub(super) tcx: Option<Vec<String>>,
     pub(super) filters: Vec<Filter>,
     pub(super) bridge: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Default {
-    pub(super) interface: String,
-    pub(super) family: Family,
-    pub(super) route: DefaultRoute,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +160,11 @@ impl Patient {
         Ok(Self {
             trial: datapath::try_out(config.mode, &any_port(ports)).map_err(|e| text(&e)),
             ports: ports_facts(&kernel, &facts, ports).await?,
-            defaults: defaults(&kernel, &facts).await?,
+            defaults: facts::all_default_routes(&kernel, &facts)
+                .await?
+                .into_iter()
+                .filter(|it| it.route.table == TableId::MAIN)
+                .collect(),
             overlay: overlay(&kernel, &facts, config).await?,
             resolvers: resolvers(&kernel, &facts, root).await?,
             reverse_path: config
@@ -196,9 +193,7 @@ impl Patient {
             controller: status.ok().and_then(|status| status.pid),
             nft: nft::version().await.map_err(|e| text(&e)),
             table: tried,
-            bridge_netfilter: ["iptables", "ip6tables"].iter().any(|it| {
-                facts::sysctl(&format!("net/bridge/bridge-nf-call-{it}")).is_some_and(|on| on != 0)
-            }),
+            bridge_netfilter: facts::bridge_netfilter(),
             conntrack: conntrack::usage(),
             now: SystemTime::now(),
             built: controller::read_feed(&builtin(config))
@@ -283,31 +278,6 @@ async fn ports_facts(
             filters: filters::ingress_filters(kernel, port.ifindex).await?,
             bridge: link.is_some_and(|link| link.kind.as_deref() == Some("bridge")),
         });
-    }
-    Ok(found)
-}
-
-async fn defaults(kernel: &Kernel, facts: &Facts) -> Result<Vec<Default>, system::SystemError> {
-    let mut found = Vec::new();
-    let families: &[Family] = if facts::ipv6_available() {
-        &[Family::V4, Family::V6]
-    } else {
-        &[Family::V4]
-    };
-    for link in facts.links.iter().filter(|it| it.up && !it.loopback) {
-        for &family in families {
-            let routes = facts::default_routes(kernel, link.index, family).await?;
-            found.extend(
-                routes
-                    .into_iter()
-                    .filter(|route| route.table == TableId::MAIN)
-                    .map(|route| Default {
-                        interface: link.name.clone(),
-                        family,
-                        route,
-                    }),
-            );
-        }
     }
     Ok(found)
 }

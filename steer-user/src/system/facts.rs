@@ -84,6 +84,8 @@ pub struct Address {
     pub tentative: bool,
     /// IPv6: no new connections should use it.
     pub deprecated: bool,
+    /// It was given for a time: by DHCP, a router advertisement.
+    pub leased: bool,
 }
 
 impl Facts {
@@ -192,6 +194,42 @@ pub async fn default_routes(
         .filter(|route| !route.table.is_ours())
         .collect();
     found.sort_by_key(|route| (route.table != TableId::MAIN, route.table, route.metric));
+    Ok(found)
+}
+
+/// A default route, and the device it leaves by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultOnLink {
+    /// The device.
+    pub interface: String,
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// The route.
+    pub route: DefaultRoute,
+}
+
+/// The default routes over every device that is up, in every table but steer's own.
+pub async fn all_default_routes(
+    kernel: &Kernel,
+    facts: &Facts,
+) -> Result<Vec<DefaultOnLink>, SystemError> {
+    let families: &[Family] = if ipv6_available() {
+        &[Family::V4, Family::V6]
+    } else {
+        &[Family::V4]
+    };
+    let mut found = Vec::new();
+    // By device, because the kernel filters by device: the tables of a router can be huge.
+    for link in facts.links.iter().filter(|it| it.up && !it.loopback) {
+        for &family in families {
+            let routes = default_routes(kernel, link.index, family).await?;
+            found.extend(routes.into_iter().map(|route| DefaultOnLink {
+                interface: link.name.clone(),
+                family,
+                route,
+            }));
+        }
+    }
     Ok(found)
 }
 
@@ -384,6 +422,13 @@ pub fn reverse_path_filter(interface: &str) -> u32 {
     own.max(sysctl("net/ipv4/conf/all/rp_filter")).unwrap_or(0)
 }
 
+/// Whether packets on bridges pass the firewall, which then sees them before TC on the bridge does.
+pub fn bridge_netfilter() -> bool {
+    ["iptables", "ip6tables"]
+        .iter()
+        .any(|it| sysctl(&format!("net/bridge/bridge-nf-call-{it}")).is_some_and(|on| on != 0))
+}
+
 /// Whether the reverse path filter asks with the packet's mark; one of the interface's own value and
 /// that for all is enough.
 pub fn reverse_path_with_mark(interface: &str) -> bool {
@@ -421,7 +466,7 @@ pub async fn device_towards(kernel: &Kernel, address: IpAddr) -> Result<Option<u
     }
 }
 
-pub(crate) fn sysctl(key: &str) -> Option<u32> {
+fn sysctl(key: &str) -> Option<u32> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(key)).ok()?;
     text.trim().parse().ok()
 }
@@ -547,6 +592,7 @@ fn address(message: &AddressMessage) -> Option<Address> {
         connected: IpNet::new(peer.or(local)?, message.header.prefix_len).ok()?,
         tentative: flags.intersects(Flags::Tentative | Flags::Dadfailed),
         deprecated: flags.contains(Flags::Deprecated),
+        leased: !flags.contains(Flags::Permanent),
     })
 }
 

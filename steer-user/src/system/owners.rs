@@ -27,6 +27,8 @@ pub struct Owners {
     pub flow_tables: BTreeSet<String>,
     /// Policy rules that are asked before steer's, or between them; the kernel's first is left out.
     pub early_rules: BTreeSet<String>,
+    /// Routing tables that others' policy rules name, besides the kernel's own.
+    pub tables: BTreeSet<u32>,
 }
 
 /// Somebody else's use of bits that are steer's.
@@ -206,13 +208,19 @@ impl Owners {
                 continue;
             }
             let (mut priority, mut mark, mut compared) = (0, None, u32::MAX);
+            let mut table = u32::from(message.header.table);
             for attribute in &message.attributes {
                 match attribute {
+                    RuleAttribute::Table(value) => table = *value,
                     RuleAttribute::Priority(value) => priority = *value,
                     RuleAttribute::FwMark(value) => mark = Some(*value),
                     RuleAttribute::FwMask(value) => compared = *value,
                     _ => {}
                 }
+            }
+            // 253 to 255: default, main and local.
+            if !matches!(table, 0 | 253..=255) {
+                self.tables.insert(table);
             }
             let owner = format!("ip {family} rule pref {priority}");
             // The kernel's own first rule has priority 0.
