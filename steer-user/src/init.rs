@@ -113,7 +113,10 @@ impl Survey {
             self.lan(&mut page, lan);
         }
         for (lan, why) in unsure(Section::Lan) {
-            page.comment(&format!("Question: is {} a LAN? {why}", self.describe(lan)));
+            page.comment(&format!(
+                "Question: is {} a LAN?\n{why}",
+                self.describe(lan)
+            ));
             page.commented_out("[[lan]]");
             page.commented_out(&format!("interface = \"{}\"", lan.name));
             page.gap();
@@ -131,7 +134,7 @@ impl Survey {
             .map(|link| (*link, "There are 15 before it."));
         for (breakout, why) in unsure(Section::Breakout).chain(too_many) {
             page.comment(&format!(
-                "Question: is {} an Internet link of the office? {why}",
+                "Question: is {} an Internet link of the office?\n{why}",
                 self.describe(breakout)
             ));
             page.commented_out("[[breakout]]");
@@ -151,10 +154,10 @@ impl Survey {
         }
         let mut missing = Vec::new();
         if lans.is_empty() {
-            missing.push("no LAN was found: no interface has a private address of its own without leading further");
+            missing.push("no LAN is certain: no interface has a private address of its own without leading further");
         }
         if breakouts.is_empty() {
-            missing.push("no breakout was found: no interface besides the backbone has a default route or a leased address");
+            missing.push("no breakout is certain: no interface besides the backbone has a default route or a leased address");
         }
         Proposal {
             text: page.text,

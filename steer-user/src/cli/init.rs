@@ -46,7 +46,7 @@ pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!(
-        "steer: complete it by hand before it goes to {DEFAULT_CONFIG}; `steer check --sample` names every key"
+        "steer: answer the questions in the file before it goes to {DEFAULT_CONFIG}; `steer check --sample` names every key"
     );
     Ok(ExitCode::from(1))
 }

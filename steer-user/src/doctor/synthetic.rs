@@ -104,9 +104,9 @@ pub(super) async fn prove(
         Ok(text) => text,
         Err(error) => format!("# {error}"),
     };
-    if !ruleset.contains("table inet steer {") {
-        ruleset += our_table;
-    }
+    // Our table as it should be, not as it is: what is wrong with it is `objects`' to say.
+    ruleset += "add table inet steer\ndelete table inet steer\n";
+    ruleset += our_table;
     let cases = cases(config, view, facts, &ruleset);
     let (sender, receiver) = oneshot::channel();
     // Threads of their own: their network namespaces go with them.
