@@ -254,6 +254,17 @@ impl Lab {
         FilePath::new(BPF_FS).join(&self.prefix)
     }
 
+    /// Deletes the LAN's link and makes it anew, as a driver that is loaded again does: the same
+    /// name and addresses, another index.
+    pub fn renew_lan(&self) -> Result<()> {
+        self.router.ip("link del lan0\n")?;
+        // The old index must not come back with the new link.
+        self.router
+            .ip("link add spare0 type veth peer name spare1\nlink del spare0\n")?;
+        connect_lan(&self.prefix)?;
+        address_lan(self.options, &self.client, &self.router)
+    }
+
     /// Takes a breakout down as `ip link set down` does (the kernel removes its routes).
     pub fn link_down(&self, breakout: &Breakout) -> Result<()> {
         self.router
@@ -329,26 +340,35 @@ fn lan(kind: LanKind) -> (Ipv4Net, Ipv6Net) {
     (Ipv4Net::new_assert(v4.0, v4.1), Ipv6Net::new_assert(v6, 64))
 }
 
+/// A veth pair between two namespaces, each end by the namespace's role and the interface's name.
+fn pair(prefix: &str, a: (&str, &str), b: (&str, &str)) -> Result<()> {
+    let (ends, peer) = ([a.0, a.1], [b.0, b.1]);
+    execute(
+        Command::new("ip")
+            .args(["link", "add", ends[1], "netns"])
+            .args([
+                &format!("{prefix}-{}", ends[0]),
+                "type",
+                "veth",
+                "peer",
+                "name",
+                peer[1],
+                "netns",
+                &format!("{prefix}-{}", peer[0]),
+            ]),
+    )
+    .map(drop)
+}
+
+/// The LAN's link.
+fn connect_lan(prefix: &str) -> Result<()> {
+    pair(prefix, ("router", "lan0"), ("client", "eth0"))
+}
+
 /// The veth pairs.
 fn connect(prefix: &str, options: LabOptions) -> Result<()> {
-    let pair = |a: (&str, &str), b: (&str, &str)| {
-        let (ends, peer) = ([a.0, a.1], [b.0, b.1]);
-        execute(
-            Command::new("ip")
-                .args(["link", "add", ends[1], "netns"])
-                .args([
-                    &format!("{prefix}-{}", ends[0]),
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    peer[1],
-                    "netns",
-                    &format!("{prefix}-{}", peer[0]),
-                ]),
-        )
-    };
-    pair(("router", "lan0"), ("client", "eth0"))?;
+    let pair = |a, b| pair(prefix, a, b);
+    connect_lan(prefix)?;
     pair(("router", "bb0"), ("backbone", "branch0"))?;
     pair(("hq", "far0"), ("far", "hq0"))?;
     for breakout in &BREAKOUTS[..usize::from(options.breakouts)] {
@@ -360,14 +380,17 @@ fn connect(prefix: &str, options: LabOptions) -> Result<()> {
     Ok(())
 }
 
-/// Addresses and routes of every namespace.
-fn address(options: LabOptions, namespaces: [&Namespace; 7]) -> Result<()> {
-    let [client, router, backbone, hq, isp, near, far] = namespaces;
+/// Addresses and routes of the LAN, on both ends of its link.
+fn address_lan(options: LabOptions, client: &Namespace, router: &Namespace) -> Result<()> {
     let (lan4, lan6) = lan(options.lan);
     let gateway4 = Ipv4Addr::from_bits(lan4.network().to_bits() + 1);
     let gateway6 = Ipv6Addr::from_bits(lan6.network().to_bits() + 1);
     let (length4, length6) = (lan4.prefix_len(), lan6.prefix_len());
 
+    router.ip(&format!(
+        "link set lan0 up\naddr add {gateway4}/{length4} dev lan0\n\
+         addr add {gateway6}/{length6} dev lan0 nodad\n"
+    ))?;
     let mut text = String::from("link set eth0 up\n");
     for host in HOSTS {
         let v4 = Ipv4Addr::from_bits(lan4.network().to_bits() + u32::from(host));
@@ -389,12 +412,18 @@ fn address(options: LabOptions, namespaces: [&Namespace; 7]) -> Result<()> {
     // Finished checksums, as a network card would hand to the router: those that a veth leaves
     // open would be lost when XDP redirects a frame.
     client.output("ethtool", &["-K", "eth0", "tx", "off"])?;
+    Ok(())
+}
 
-    let mut text = format!(
-        "link set lan0 up\naddr add {gateway4}/{length4} dev lan0\n\
-         addr add {gateway6}/{length6} dev lan0 nodad\n\
-         link set bb0 up\naddr add 10.99.0.2/30 dev bb0\naddr add fd99::2/64 dev bb0 nodad\n\
-         route add default via 10.99.0.1\nroute add default via fd99::1\n"
+/// Addresses and routes of every namespace.
+fn address(options: LabOptions, namespaces: [&Namespace; 7]) -> Result<()> {
+    let [client, router, backbone, hq, isp, near, far] = namespaces;
+    let (lan4, lan6) = lan(options.lan);
+    address_lan(options, client, router)?;
+
+    let mut text = String::from(
+        "link set bb0 up\naddr add 10.99.0.2/30 dev bb0\naddr add fd99::2/64 dev bb0 nodad\n\
+         route add default via 10.99.0.1\nroute add default via fd99::1\n",
     );
     for breakout in &BREAKOUTS[..usize::from(options.breakouts)] {
         let Breakout {

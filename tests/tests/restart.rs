@@ -1,0 +1,136 @@
+//! A box that does not stand still: controllers that are killed and come back, interfaces that are
+//! made anew, rules that others delete.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
+
+use std::time::{Duration, Instant};
+
+use steer_tests::{
+    lab::{Lab, LabOptions, LanKind},
+    scenario::flows,
+    server::Site,
+    steer::{Mode, Settings, Steer},
+    traffic::{Fleet, probe_all},
+    wire::Path,
+};
+
+/// Only a guard against hanging.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn office(mode: Mode) -> Lab {
+    let lan = match mode {
+        Mode::Mark => LanKind::Private,
+        Mode::Redirect => LanKind::Public,
+    };
+    Lab::start(LabOptions {
+        lan,
+        firewall: false,
+        ..LabOptions::default()
+    })
+    .unwrap()
+}
+
+fn settings(mode: Mode) -> Settings {
+    Settings {
+        mode,
+        ..Settings::default()
+    }
+}
+
+/// Opens flows to Microsoft 365, and asserts that all of them leave by the breakout.
+fn assert_steered(lab: &Lab) {
+    let captures = lab.capture().unwrap();
+    let answers = probe_all(&lab.client, &flows(10, 10)).unwrap();
+    let wires = captures.stop().unwrap();
+    for answer in answers {
+        assert_eq!(wires.path_of(&answer), Path::BREAKOUT, "{}", answer.flow);
+    }
+    assert_eq!(wires.leaks(), []);
+}
+
+fn a_restart_moves_no_flow(mode: Mode) {
+    let lab = office(mode);
+    let period = Duration::from_millis(50);
+    let before = Fleet::open(&lab.client, &flows(10, 10), period).unwrap();
+    before.wait_for_answers(PATIENCE).unwrap();
+    let mut steer = Steer::start(&lab, &settings(mode)).unwrap();
+    let during = Fleet::open(&lab.client, &flows(10, 10), period).unwrap();
+    during.wait_for_answers(PATIENCE).unwrap();
+    for round in 0..3 {
+        // Killed, and ended by a signal: the programs steer on either way.
+        if round % 2 == 0 {
+            steer.kill().unwrap();
+        } else {
+            steer.stop().unwrap();
+        }
+        assert_steered(&lab);
+        steer.run().unwrap();
+        steer.wait_until_steering(PATIENCE).unwrap();
+        assert_steered(&lab);
+    }
+    for (fleet, site) in [(before, Site::Far), (during, Site::Near)] {
+        fleet.wait_for_answers(PATIENCE).unwrap();
+        for record in fleet.stop() {
+            assert!(!record.was_moved() && record.broken.is_none(), "{record:?}");
+            assert!(
+                record.sites.iter().all(|answered| *answered == site),
+                "{record:?}"
+            );
+        }
+    }
+    steer.detach().unwrap();
+}
+
+#[test]
+fn a_restart_in_mark_mode_moves_no_flow() {
+    a_restart_moves_no_flow(Mode::Mark);
+}
+
+#[test]
+fn a_restart_in_redirect_mode_moves_no_flow() {
+    a_restart_moves_no_flow(Mode::Redirect);
+}
+
+fn a_lan_that_is_made_anew_is_steered_again(mode: Mode) {
+    let lab = office(mode);
+    let steer = Steer::start(&lab, &settings(mode)).unwrap();
+    for _ in 0..5 {
+        let old = lab.router.interface_index("lan0").unwrap();
+        lab.renew_lan().unwrap();
+        assert_ne!(lab.router.interface_index("lan0").unwrap(), old);
+        let started = Instant::now();
+        let flow = flows(1, 0)[0];
+        while flow.probe(&lab.client).map(|answer| answer.site).ok() != Some(Site::Near) {
+            assert!(started.elapsed() < PATIENCE, "{}", steer.log());
+        }
+        println!("steered again after {:?}", started.elapsed());
+        assert_steered(&lab);
+    }
+    steer.detach().unwrap();
+}
+
+#[test]
+fn a_lan_that_is_made_anew_is_steered_again_in_mark_mode() {
+    a_lan_that_is_made_anew_is_steered_again(Mode::Mark);
+}
+
+#[test]
+fn a_lan_that_is_made_anew_is_steered_again_in_redirect_mode() {
+    a_lan_that_is_made_anew_is_steered_again(Mode::Redirect);
+}
+
+#[test]
+fn a_rule_that_somebody_deletes_comes_back() {
+    let lab = office(Mode::Mark);
+    let steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
+    let rules = || lab.router.output("ip", &["rule"]).unwrap();
+    let before = rules();
+    lab.router
+        .ip("rule del pref 601\nrule del pref 600\n")
+        .unwrap();
+    let started = Instant::now();
+    while rules() != before {
+        assert!(started.elapsed() < PATIENCE, "{}\n{}", rules(), steer.log());
+    }
+    println!("back after {:?}", started.elapsed());
+    assert_steered(&lab);
+}
