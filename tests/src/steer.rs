@@ -50,6 +50,8 @@ pub struct Settings {
     pub lan: String,
     /// More lines for the end of the file, such as `[select]` or `[feed]`.
     pub more: String,
+    /// What starts `steer run`, such as `setpriv` with its options; empty: nothing.
+    pub under: Vec<String>,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             watch_period,
             lan: String::new(),
             more: String::new(),
+            under: Vec::new(),
         }
     }
 }
@@ -75,6 +78,7 @@ pub struct Steer<'lab> {
     child: Option<Child>,
     config: PathBuf,
     log: PathBuf,
+    under: Vec<String>,
     detached: bool,
 }
 
@@ -87,6 +91,7 @@ impl<'lab> Steer<'lab> {
             child: None,
             config,
             log: lab.directory().join("steer.log"),
+            under: settings.under.clone(),
             detached: false,
         };
         steer.run()?;
@@ -101,7 +106,14 @@ impl<'lab> Steer<'lab> {
             .create(true)
             .append(true)
             .open(&self.log)?;
-        let mut command = self.lab.router.command(binary()?);
+        let mut command = match self.under.split_first() {
+            None => self.lab.router.command(binary()?),
+            Some((program, arguments)) => {
+                let mut command = self.lab.router.command(program);
+                command.args(arguments).arg(binary()?);
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(&self.config);
         command
             .stdin(Stdio::null())
@@ -310,6 +322,7 @@ fn config_text(lab: &Lab, settings: &Settings) -> String {
         watch_period,
         lan,
         more,
+        under: _,
     } = settings;
     let (lan4, lan6) = lab.lan();
     let valid = match lab.options.lan {

@@ -1,6 +1,6 @@
 //! The command line: one file for each subcommand, presentation only.
 //!
-//! Exit codes: 0 fine, 1 found something wrong, 2 usage or configuration.
+//! Exit codes: 0 fine, 1 found something wrong, 2 usage or configuration; `steer run` ends with 3 after `steer detach`.
 
 mod check;
 mod detach;

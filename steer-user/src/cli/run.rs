@@ -5,9 +5,11 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigOption, Failure, block_on, read_config};
-use crate::controller::{self, Options};
+use crate::controller::{self, Ended, Options};
 
 /// Steers until a signal comes; the programs in the kernel steer on after it.
+///
+/// Exit code 3 says that `steer detach` ended it: a service manager should not start it again.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -16,6 +18,9 @@ pub(super) struct Args {
     #[arg(long)]
     log_packets: bool,
 }
+
+/// Of no other command: packaging/steer.service names it in `RestartPreventExitStatus=`.
+const DETACHED: u8 = 3;
 
 pub(super) fn main(args: Args) -> Result<ExitCode, Failure> {
     let level = if args.log_packets { "debug" } else { "info" };
@@ -31,6 +36,8 @@ pub(super) fn main(args: Args) -> Result<ExitCode, Failure> {
         config: args.config.config,
         log_packets: args.log_packets,
     };
-    block_on(controller::run(config, options))??;
-    Ok(ExitCode::SUCCESS)
+    Ok(match block_on(controller::run(config, options))?? {
+        Ended::Stopped => ExitCode::SUCCESS,
+        Ended::Detached => ExitCode::from(DETACHED),
+    })
 }

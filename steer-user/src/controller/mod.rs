@@ -15,6 +15,7 @@ mod registry;
 pub(crate) mod report;
 mod start;
 pub mod step;
+mod supervisor;
 
 use std::{
     path::PathBuf,
@@ -82,7 +83,7 @@ pub fn read_feed(config: &Config) -> Result<Feed, crate::endpoints::FeedError> {
 ///
 /// Fails when it cannot start; then nothing of it stays in the box, unless an earlier controller's
 /// programs were there, which steer on.
-pub async fn run(config: Config, options: Options) -> Result<(), ControllerError> {
+pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerError> {
     let lock = Lock::take(&config.system.run_dir)?;
     let (sender, mut commands) = mpsc::channel(16);
     let mut controller = Controller::start(config, options).await?;
@@ -90,13 +91,15 @@ pub async fn run(config: Config, options: Options) -> Result<(), ControllerError
         path: socket(&controller.config),
         source,
     })?;
+    supervisor::ready();
     let end = controller.serve(&mut commands).await?;
     let socket = socket(&controller.config);
-    match end {
+    let ended = match end {
         End::Stopped => {
             info!(
                 "steer stops; the programs steer on without it. `steer run` takes over again, `steer detach` removes them"
             );
+            Ended::Stopped
         }
         End::Detach(drain, answer) => {
             let outcome = controller.detach(drain).await;
@@ -111,11 +114,21 @@ pub async fn run(config: Config, options: Options) -> Result<(), ControllerError
             // The answer is on its way through the server task.
             tokio::task::yield_now().await;
             outcome?;
+            Ended::Detached
         }
-    }
+    };
     // A socket that is gone already is as good.
     let _ = std::fs::remove_file(socket);
-    Ok(())
+    Ok(ended)
+}
+
+/// How a controller's life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By a signal: the programs steer on.
+    Stopped,
+    /// By `steer detach`: nothing of steer is left, and nobody should start it again by himself.
+    Detached,
 }
 
 /// Why the loop ended.
@@ -142,6 +155,7 @@ struct Controller {
     hops: NextHops,
     devices: Vec<(PathId, u32)>,
     problems: Vec<String>,
+    heard: supervisor::Heard,
     started: Instant,
 }
 
@@ -198,6 +212,7 @@ impl Controller {
             state: State::new(watch),
             devices: Vec::new(),
             problems,
+            heard: supervisor::Heard::default(),
             started: Instant::now(),
         };
         controller.see(view)?;
@@ -222,7 +237,11 @@ impl Controller {
         }
         loop {
             tokio::select! {
-                _ = looks.tick() => self.look().await,
+                _ = looks.tick() => {
+                    self.look().await;
+                    let headline = self.headline();
+                    self.heard.alive(headline);
+                }
                 _ = sweeps.tick() => self.sweep().await,
                 changed = monitor.changed() => {
                     if changed.links {
@@ -383,10 +402,13 @@ impl Controller {
 
     /// Reads configuration and feed again: everything is checked before anything changes.
     async fn reload(&mut self) -> Answer {
-        match self.try_reload().await {
+        supervisor::reloading();
+        let answer = match self.try_reload().await {
             Ok(message) => Answer::done(message),
             Err(error) => Answer::refused(format!("{error}\nnothing was changed")),
-        }
+        };
+        supervisor::ready();
+        answer
     }
 
     async fn try_reload(&mut self) -> Result<String, ControllerError> {
@@ -417,7 +439,8 @@ impl Controller {
     /// Ends steering: no new flows, wait for the old ones, take everything away.
     async fn detach(mut self, drain: Drain) -> Result<Detached, ControllerError> {
         self.decide(Event::StopSteering)?;
-        detach::remove(&self.config, &mut self.kernel, drain).await
+        let work = detach::remove(&self.config, &mut self.kernel, drain);
+        supervisor::alive_during("draining", work).await
     }
 }
 

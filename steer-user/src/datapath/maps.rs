@@ -1,6 +1,6 @@
 //! The pinned maps, opened by whoever wants to write or read them: the controller, `status`.
 
-use std::os::fd::AsFd as _;
+use std::{fs, io, os::fd::AsFd as _};
 
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, xdp::DevMap};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
@@ -43,6 +43,7 @@ pub struct ReasonCount {
 
 /// The maps of a loaded object.
 pub struct Maps {
+    pins: PinDir,
     generation: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
     paths: Array<MapData, PathTable>,
     counts: PerCpuArray<MapData, Count>,
@@ -59,6 +60,10 @@ struct FastMaps {
 
 /// The maps of both objects.
 pub(super) const SHARED: [&str; 4] = ["GENERATION", "PATHS", "COUNTS", "REASONS"];
+/// The newest plan, which is the map that `GENERATION` holds.
+const PLAN: &str = "PLAN";
+/// The same while it is put in place.
+const PLAN_NEXT: &str = "PLAN_NEXT";
 /// The maps of redirect mode.
 pub(super) const FAST: [&str; 4] = ["NEXT_HOPS", "DEVICES", "FLOWS", "CLOCK"];
 
@@ -66,6 +71,7 @@ impl Maps {
     /// Opens the pinned maps of a mode. Fails when steer is not loaded.
     pub fn open(pins: &PinDir, mode: Mode) -> Result<Self, DatapathError> {
         Ok(Self {
+            pins: pins.clone(),
             generation: open(pins, "GENERATION")?,
             paths: open(pins, "PATHS")?,
             counts: open(pins, "COUNTS")?,
@@ -98,6 +104,7 @@ impl Maps {
             BPF_F_RDONLY_PROG,
         );
         let data = MapData::create(layout, "steer_plan", None).map_err(failed)?;
+        self.pin_plan(&data)?;
         let refused = |error| DatapathError::Map {
             map: "steer_plan",
             reason: format!("cannot make the generation immutable: {error}"),
@@ -110,18 +117,47 @@ impl Maps {
             inner.set(index, chunk, 0).map_err(failed)?;
         }
         sys::freeze(descriptor.as_fd()).map_err(refused)?;
+        self.name_plan()?;
         self.generation.set(0, &inner, 0).map_err(failed)?;
         Ok(number)
     }
 
-    /// The number of the active generation, if there is one.
+    /// The number of the newest generation, if there is one.
+    ///
+    /// It is read from the plan's own pin: the map that `GENERATION` holds is only found by its id,
+    /// which the kernel lets nobody do without CAP_SYS_ADMIN.
     pub fn generation_number(&self) -> Result<Option<u64>, DatapathError> {
-        let failed = map_error("GENERATION");
-        match self.generation.get(&0, 0) {
-            Ok(active) => Ok(Some(active.get(&0, 0).map_err(failed)?.header().number)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed(error)),
+        if !self.pins.map(PLAN).exists() {
+            return Ok(None);
         }
+        let plan: Array<MapData, Chunk> = open(&self.pins, PLAN)?;
+        let first = plan.get(&0, 0).map_err(map_error(PLAN))?;
+        Ok(Some(first.header().number))
+    }
+
+    /// Gives a plan a pin of its own, beside the one of the plan before.
+    fn pin_plan(&self, plan: &MapData) -> Result<(), DatapathError> {
+        let next = self.pins.map(PLAN_NEXT);
+        let failed = |reason: String| DatapathError::Map { map: PLAN, reason };
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(format!("{}: {error}", next.display())));
+            }
+            _ => {}
+        }
+        plan.pin(&next)
+            .map_err(|error| failed(format!("cannot be pinned: {error}")))
+    }
+
+    /// Puts the new pin in place of the old one. This comes before the plan is published, so that
+    /// no number is given twice, whenever the controller dies.
+    fn name_plan(&self) -> Result<(), DatapathError> {
+        fs::rename(self.pins.map(PLAN_NEXT), self.pins.map(PLAN)).map_err(|error| {
+            DatapathError::Map {
+                map: PLAN,
+                reason: format!("cannot rename the pin: {error}"),
+            }
+        })
     }
 
     /// The state of the paths.

@@ -64,8 +64,9 @@ pub enum SystemError {
     },
     /// The private network namespace for the reference listing could not be made.
     #[error(
-        "cannot make a network namespace to compare the nftables table in: {0}. steer needs \
-         CAP_SYS_ADMIN, and under systemd RestrictNamespaces= must allow `net`"
+        "cannot make a network namespace to compare the nftables table in: {0}. steer needs either \
+         CAP_SYS_ADMIN or a kernel that lets it make user namespaces (user.max_user_namespaces, \
+         AppArmor); under systemd RestrictNamespaces= must allow `net` and `user`"
     )]
     Namespace(#[source] io::Error),
     /// A value below `/proc/sys` could not be read or written.

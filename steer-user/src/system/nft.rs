@@ -18,7 +18,10 @@ use std::{
     thread,
 };
 
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+};
 use serde_json::{Map, Value};
 use tokio::{sync::oneshot, task};
 
@@ -678,32 +681,58 @@ async fn run(arguments: &[&str], input: &str) -> Result<String, SystemError> {
 }
 
 fn list_in_new_namespace(text: &str) -> Result<Vec<Value>, SystemError> {
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| SystemError::Namespace(e.into()))?;
-    run_blocking(&["-f", "-"], text)?;
-    let json = run_blocking(&Listing::ARGUMENTS, "")?;
+    let json = match unshare(CloneFlags::CLONE_NEWNET) {
+        Ok(()) => {
+            run_blocking(&["-f", "-"], text)?;
+            run_blocking(&Listing::ARGUMENTS, "")?
+        }
+        Err(Errno::EPERM) => list_in_new_user_namespace(text)?,
+        Err(error) => return Err(SystemError::Namespace(error.into())),
+    };
     parse_objects(&Listing::ARGUMENTS, &json)
 }
 
+/// Without CAP_SYS_ADMIN a network namespace can only be made within a user namespace. A process
+/// with threads cannot make one, so `unshare` (util-linux) does.
+fn list_in_new_user_namespace(text: &str) -> Result<String, SystemError> {
+    let mut unshare = Command::new("unshare");
+    let script = format!("nft -f - && exec nft {}", Listing::ARGUMENTS.join(" "));
+    unshare.args(["--user", "--keep-caps", "--net", "--", "sh", "-c", &script]);
+    match feed(unshare, text) {
+        Ok(Ok(json)) => Ok(json),
+        Ok(Err(message)) => Err(SystemError::Namespace(io::Error::other(message))),
+        Err(error) => Err(SystemError::Namespace(error)),
+    }
+}
+
 fn run_blocking(arguments: &[&str], input: &str) -> Result<String, SystemError> {
-    let mut child = Command::new("nft")
-        .args(arguments)
+    let mut nft = Command::new("nft");
+    nft.args(arguments);
+    feed(nft, input)
+        .map_err(SystemError::NftMissing)?
+        .map_err(|message| SystemError::Nft {
+            command: command_line(arguments),
+            message,
+        })
+}
+
+/// Runs a program to its end: what it writes, or what it complains about.
+fn feed(mut program: Command, input: &str) -> io::Result<Result<String, String>> {
+    let mut child = program
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .map_err(SystemError::NftMissing)?;
+        .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A failure to write is nft's early end; it says why below.
+        // A failure to write is the program's early end; it says why below.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child.wait_with_output().map_err(SystemError::NftMissing)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(SystemError::Nft {
-        command: command_line(arguments),
-        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    let output = child.wait_with_output()?;
+    Ok(if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     })
 }
 
