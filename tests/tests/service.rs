@@ -1,8 +1,14 @@
 //! steer as a service: what the service manager hears, and the rights that the unit leaves it.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail as the tests do"
+)]
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     os::unix::net::UnixDatagram,
     path::Path,
     process::Command,
@@ -203,6 +209,77 @@ fn the_end_by_detach_differs_from_the_end_by_a_signal() {
         prevented.contains(&code.trim()),
         "{code:?} is not among {prevented:?}"
     );
+}
+
+/// What a monitoring system on the router would read.
+fn scrape(lab: &Lab, address: &'static str) -> String {
+    let answer = lab.router.run(|| {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: steer\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    answer.unwrap()
+}
+
+#[test]
+fn metrics_tell_what_status_tells_and_follow_a_reload() {
+    const ADDRESS: &str = "127.0.0.1:9365";
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let settings = Settings {
+        more: format!("[metrics]\nlisten = \"{ADDRESS}\"\n"),
+        ..Settings::default()
+    };
+    let steer = Steer::start(&lab, &settings).unwrap();
+    assert_steered(&lab);
+    let status = steer.status().unwrap();
+    let text = scrape(&lab, ADDRESS);
+    let (head, text) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    let counters = status["counters"].as_array().unwrap();
+    assert!(!counters.is_empty(), "{status}");
+    for counter in counters {
+        let word = |key: &str| counter[key].as_str().unwrap_or_default().to_owned();
+        let labels = format!(
+            "{{list=\"{}\",set=\"{}\",category=\"{}\",service_area=\"{}\",breakout=\"{}\"}}",
+            word("list"),
+            counter["set"],
+            word("category"),
+            word("service_area"),
+            word("path"),
+        );
+        for what in ["packets", "bytes"] {
+            let line = format!("steer_traffic_{what}_total{labels} {}\n", counter[what]);
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+    }
+    for line in [
+        r#"steer_state{state="steering"} 1"#.to_owned(),
+        format!("steer_plan_generation {}", status["plan"]["generation"]),
+        format!("steer_controller_start_time_seconds {}", status["started"]),
+        format!(
+            r#"steer_granted_flows_total{{breakout="isp-1"}} {}"#,
+            status["nftables"]["granted"]["isp-1"]
+        ),
+    ] {
+        assert!(
+            text.contains(&format!("\n{line}\n")),
+            "{line} is not in\n{text}"
+        );
+    }
+
+    let config = fs::read_to_string(steer.config()).unwrap();
+    fs::write(
+        steer.config(),
+        config.replace("[metrics]\nlisten", "[metrics]\n#"),
+    )
+    .unwrap();
+    assert!(steer.command(&["reload"]).unwrap().status.success());
+    let refused = lab.router.run(|| Ok(TcpStream::connect(ADDRESS).is_err()));
+    assert!(refused.unwrap(), "metrics are still there");
+    steer.detach().unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! means that only the first of them has to build.
 
 mod ci;
+mod dist;
 mod process;
 mod residue;
 mod setup;
@@ -69,6 +70,12 @@ enum Command {
         /// The answer of the endpoint web service
         file: PathBuf,
     },
+    /// Build a .deb and an .rpm into target/dist
+    Dist {
+        /// Install, upgrade, remove and purge them in a throw-away copy of this machine, too
+        #[arg(long = "try")]
+        try_them: bool,
+    },
     /// Check everything that must hold before a change is merged
     Ci,
 }
@@ -128,6 +135,13 @@ fn run(command: Command) -> Result<()> {
                 .arg(std::path::absolute(file)?)
                 .args(["--write", "steer-user/src/endpoints/snapshot.txt"])
                 .become_it()
+        }
+        Command::Dist { try_them } => {
+            dist::build()?;
+            if try_them {
+                dist::try_them(&setup::install_missing()?)?;
+            }
+            Ok(())
         }
         Command::Ci => ci::run(),
     }

@@ -10,6 +10,8 @@ use crate::process::{Root, cargo, find, program, say, workspace};
 
 /// The linker of the kernel programs; the version that goes with the toolchain's LLVM.
 const BPF_LINKER: &str = "0.10.3";
+const CARGO_DEB: &str = "3.8.0";
+const CARGO_GENERATE_RPM: &str = "0.21.1";
 
 /// A command of the lab, and the package that brings it, by its name on Debian.
 struct Tool {
@@ -91,32 +93,39 @@ fn add_component(component: &str, why: &str) -> Result<()> {
 }
 
 fn install_bpf_linker() -> Result<()> {
+    install_tool("bpf-linker", BPF_LINKER, "it links the kernel programs")
+        .context("bpf-linker could not be installed; building it needs a C compiler and crates.io")
+}
+
+/// What makes packages, for `dist` only.
+pub fn install_packagers() -> Result<()> {
+    install_tool("cargo-deb", CARGO_DEB, "it makes the .deb")?;
+    install_tool(
+        "cargo-generate-rpm",
+        CARGO_GENERATE_RPM,
+        "it makes the .rpm",
+    )
+}
+
+/// A program from crates.io, in `target/tools`.
+fn install_tool(name: &str, version: &str, why: &str) -> Result<()> {
     let tools = workspace().join("target/tools");
-    let linker = tools.join("bin/bpf-linker");
-    let version = linker
+    let tool = tools.join("bin").join(name);
+    let found = tool
         .is_file()
-        .then(|| program(&linker).arg("--version").output());
-    if let Some(Ok(version)) = version
-        && version.trim().ends_with(BPF_LINKER)
+        .then(|| program(&tool).arg("--version").output());
+    if let Some(Ok(found)) = found
+        && found.trim().ends_with(version)
     {
         return Ok(());
     }
     say(&format!(
-        "installing bpf-linker {BPF_LINKER} into target/tools: it links the kernel programs (this \
-         takes a minute or two, once)"
+        "installing {name} {version} into target/tools: {why} (this takes a minute or two, once)"
     ));
-    cargo([
-        "install",
-        "bpf-linker",
-        "--version",
-        BPF_LINKER,
-        "--locked",
-        "--force",
-    ])
-    .arg("--root")
-    .arg(&tools)
-    .run()
-    .context("bpf-linker could not be installed; building it needs a C compiler and crates.io")
+    cargo(["install", name, "--version", version, "--locked", "--force"])
+        .arg("--root")
+        .arg(&tools)
+        .run()
 }
 
 fn install_tools(root: &Root) -> Result<()> {

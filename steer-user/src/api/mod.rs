@@ -5,12 +5,16 @@
 //! | `GET /v1/status` | [`Status`] |
 //! | `POST /v1/reload` | [`Answer`]: configuration and feed read again, applied whole or not at all |
 //! | `POST /v1/detach` | [`Answer`]: steering stopped and, once drained, everything removed |
+//!
+//! [`Metrics`] shows the same status on a TCP address, if the configuration names one.
 
 mod client;
+mod metrics;
 mod server;
 mod status;
 
 pub use client::{Client, ClientError};
+pub use metrics::{Metrics, open_metrics};
 pub use server::{Command, serve};
 pub use status::{
     BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus, Status,

@@ -67,7 +67,7 @@ async fn detach(State(commands): Commands, Json(drain): Json<Drain>) -> Response
     respond(ask(&commands, |answer| Command::Detach(drain, answer)).await)
 }
 
-async fn ask<T>(
+pub(super) async fn ask<T>(
     commands: &mpsc::Sender<Command>,
     command: impl FnOnce(oneshot::Sender<T>) -> Command,
 ) -> Option<T> {

@@ -31,6 +31,9 @@ pub struct Status {
     pub version: String,
     /// The controller's process.
     pub pid: Option<u32>,
+    /// When it started, in seconds of Unix time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started: Option<u64>,
     /// Seconds until the watch period is over.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub watching_for: Option<u64>,
@@ -156,6 +159,7 @@ impl Status {
             mode: None,
             version: env!("CARGO_PKG_VERSION").into(),
             pid: None,
+            started: None,
             watching_for: None,
             feed: None,
             plan: None,

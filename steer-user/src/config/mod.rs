@@ -12,7 +12,7 @@ mod validate;
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -48,6 +48,8 @@ pub struct Config {
     pub mark: MarkConfig,
     /// Redirect mode.
     pub redirect: RedirectConfig,
+    /// Metrics for a monitoring system.
+    pub metrics: MetricsConfig,
     /// Where steer keeps things on this machine.
     pub system: SystemConfig,
 }
@@ -153,6 +155,14 @@ pub struct MarkConfig {
 pub struct RedirectConfig {
     /// Where in the receive path the program sits.
     pub xdp: XdpChoice,
+}
+
+/// Metrics for a monitoring system.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MetricsConfig {
+    /// Where `/metrics` is answered; none: nowhere. A loopback address unless the operator allowed
+    /// others.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Where steer keeps things on this machine; absolute paths.

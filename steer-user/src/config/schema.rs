@@ -25,6 +25,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub redirect: RawRedirect,
     #[serde(default)]
+    pub metrics: RawMetrics,
+    #[serde(default)]
     pub system: RawSystem,
 }
 
@@ -102,6 +104,13 @@ pub(super) struct RawMark {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRedirect {
     pub xdp: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMetrics {
+    pub listen: Option<Text>,
+    pub allow_remote: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]

@@ -40,6 +40,9 @@ nat = "external"
 route_tables = ["main", 52]
 [redirect]
 xdp = "generic"
+[metrics]
+listen = "192.0.2.7:9365"
+allow_remote = true
 [system]
 pin_dir = "/p"
 state_dir = "/s"
@@ -128,6 +131,9 @@ fn bad_values() -> Vec<Case> {
         ("own route table", last("[mark]\nroute_tables = [@36501]"), "mark.route_tables[0]", ["steer's own", "other software"]),
         ("route table twice", last("[mark]\nroute_tables = [254, @\"main\"]"), "mark.route_tables[1]", ["is there twice", "write it once"]),
         ("xdp", last("[redirect]\nxdp = @\"offload\""), "redirect.xdp", ["not one of auto, native, generic", "choose one"]),
+        ("metrics without a port", last("[metrics]\nlisten = @\"127.0.0.1\""), "metrics.listen", ["invalid socket address", "127.0.0.1:9365"]),
+        ("metrics on port 0", last("[metrics]\nlisten = @\"[::1]:0\""), "metrics.listen", ["port 0", "127.0.0.1:9365"]),
+        ("metrics for everybody", last("[metrics]\nlisten = @\"0.0.0.0:9365\""), "metrics.listen", ["0.0.0.0 is no loopback address", "allow_remote = true"]),
         ("relative path", last("[system]\npin_dir = @\"bpf\""), "system.pin_dir", ["absolute path", "/sys/fs/bpf/steer"]),
         ("path upwards", last("[system]\nstate_dir = @\"/var/../x\""), "system.state_dir", ["absolute path", "/var/lib/steer"]),
         ("root", last("[system]\nrun_dir = @\"/\""), "system.run_dir", ["absolute path", "/run/steer"]),
@@ -312,6 +318,9 @@ fn every_key_arrives() {
         redirect: RedirectConfig {
             xdp: XdpChoice::Generic,
         },
+        metrics: MetricsConfig {
+            listen: Some("192.0.2.7:9365".parse().unwrap()),
+        },
         system: SystemConfig {
             pin_dir: "/p".into(),
             state_dir: "/s".into(),
@@ -346,7 +355,7 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
             })
         })
     };
-    let examples = ["# file =", "# gateway6 =", "# include = [\n"];
+    let examples = ["# file =", "# gateway6 =", "# include = [\n", "# listen ="];
     let written_out: String = SAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -368,6 +377,7 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "weight",
         "watch_period",
         "xdp",
+        "allow_remote",
         "pin_dir",
     ] {
         assert!(written_out.contains(&format!("\n{key} = ")), "{key}");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     path::PathBuf,
     str::FromStr,
@@ -14,11 +14,11 @@ use steer_common::mark;
 use toml::Spanned;
 
 use super::{
-    Breakout, Config, ConfigProblem, FeedConfig, InterfaceName, Lan, MarkConfig, Mode, OwnInclude,
-    Owner, RedirectConfig, Selection, SystemConfig, Vlan, XdpChoice, defaults,
+    Breakout, Config, ConfigProblem, FeedConfig, InterfaceName, Lan, MarkConfig, MetricsConfig,
+    Mode, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan, XdpChoice, defaults,
     schema::{
         Number, NumberOrText, RawBreakout, RawConfig, RawFeed, RawInclude, RawLan, RawMark,
-        RawSelect, RawSystem, Text,
+        RawMetrics, RawSelect, RawSystem, Text,
     },
 };
 use crate::endpoints::{Instance, Ports, SetId, never_steered};
@@ -100,6 +100,7 @@ impl Checker<'_> {
             redirect: RedirectConfig {
                 xdp: self.one_of(raw.redirect.xdp, &xdp, defaults::XDP),
             },
+            metrics: self.metrics(raw.metrics),
             system: self.system(raw.system),
         }
     }
@@ -492,6 +493,25 @@ impl Checker<'_> {
             }
         }
         tables
+    }
+
+    fn metrics(&mut self, raw: RawMetrics) -> MetricsConfig {
+        let allow_remote = raw.allow_remote.unwrap_or(false);
+        let listen = raw.listen.and_then(|text| {
+            let remedy = "write an address and a port, such as \"127.0.0.1:9365\" or \"[::1]:9365\"";
+            let listen: SocketAddr = self.parsed(&text, remedy)?;
+            if listen.port() == 0 {
+                self.wrong(text.span(), "port 0 would be another one each time", remedy);
+            } else if !listen.ip().is_loopback() && !allow_remote {
+                self.wrong(
+                    text.span(),
+                    format!("{} is no loopback address: everyone who reaches it could read the metrics", listen.ip()),
+                    "listen on 127.0.0.1 or [::1], or add allow_remote = true and let the firewall decide who may ask",
+                );
+            }
+            Some(listen)
+        });
+        MetricsConfig { listen }
     }
 
     fn system(&mut self, raw: RawSystem) -> SystemConfig {

@@ -19,7 +19,7 @@ mod supervisor;
 
 use std::{
     path::PathBuf,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -44,7 +44,7 @@ use self::{
     step::{BreakoutFacts, Effect, Event, Phase, State},
 };
 use crate::{
-    api::{self, Answer, Command, Drain},
+    api::{self, Answer, Command, Drain, Metrics},
     config::{Config, Mode},
     datapath::{Attachment, Datapath},
     endpoints::Feed,
@@ -86,7 +86,7 @@ pub fn read_feed(config: &Config) -> Result<Feed, crate::endpoints::FeedError> {
 pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerError> {
     let lock = Lock::take(&config.system.run_dir)?;
     let (sender, mut commands) = mpsc::channel(16);
-    let mut controller = Controller::start(config, options).await?;
+    let mut controller = Controller::start(config, options, sender.clone()).await?;
     api::serve(&socket(&controller.config), sender).map_err(|source| ControllerError::Socket {
         path: socket(&controller.config),
         source,
@@ -156,11 +156,18 @@ struct Controller {
     devices: Vec<(PathId, u32)>,
     problems: Vec<String>,
     heard: supervisor::Heard,
+    metrics: Metrics,
     started: Instant,
+    /// The same in seconds of Unix time, if the clock knows it.
+    started_at: Option<u64>,
 }
 
 impl Controller {
-    async fn start(config: Config, options: Options) -> Result<Self, ControllerError> {
+    async fn start(
+        config: Config,
+        options: Options,
+        commands: mpsc::Sender<Command>,
+    ) -> Result<Self, ControllerError> {
         let feed = read_feed(&config)?;
         let mut kernel = Kernel::open(&config.system.state_dir)?;
         let view = look(&kernel, &config).await?;
@@ -213,7 +220,9 @@ impl Controller {
             devices: Vec::new(),
             problems,
             heard: supervisor::Heard::default(),
+            metrics: Metrics::new(commands),
             started: Instant::now(),
+            started_at: unix_time(),
         };
         controller.see(view)?;
         Ok(controller)
@@ -360,8 +369,20 @@ impl Controller {
         Ok(())
     }
 
+    /// Answers metrics where the configuration says, or tries to.
+    async fn keep_metrics(&mut self) {
+        let listen = self.config.metrics.listen;
+        if let (Err(error), Some(address)) = (self.metrics.listen(listen).await, listen) {
+            warn!(
+                "metrics on {address}: {error}. steer tries again in {} s",
+                SWEEP.as_secs()
+            );
+        }
+    }
+
     /// Puts back what others removed from the box.
     async fn sweep(&mut self) {
+        self.keep_metrics().await;
         self.repair(self.objects.clone()).await;
         match system::leftovers(&mut self.kernel, &self.objects).await {
             Ok(old) => {
@@ -486,6 +507,11 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+fn unix_time() -> Option<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(now.as_secs())
 }
 
 fn log_answer(answer: &Answer) {

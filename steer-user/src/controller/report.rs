@@ -14,6 +14,9 @@ use crate::{
     system::{self, Family, InterfaceName, Object, Sysctl, nft},
 };
 
+const METRICS_OFF: &str =
+    "[metrics] listen: the address cannot be had, see the log; nobody can read metrics";
+
 /// Everything that a configuration puts into the box, programs and pins apart.
 ///
 /// Redirect mode only needs the answers to be let in: they arrive on a link that the main table
@@ -54,6 +57,9 @@ impl Controller {
             note(error);
             None
         });
+        if self.metrics.listening() != self.config.metrics.listen {
+            problems.push(METRICS_OFF.into());
+        }
         let feed = self.plan.feed();
         let size = self.plan.size();
         let (state, watching_for) = match self.state.phase() {
@@ -68,6 +74,7 @@ impl Controller {
             state,
             mode: Some(self.config.mode.to_string()),
             pid: Some(std::process::id()),
+            started: self.started_at,
             watching_for,
             feed: Some(FeedStatus {
                 source: feed.origin.to_string(),

@@ -1,0 +1,630 @@
+//! What [`Status`] knows as OpenMetrics over HTTP, for a monitoring system. Read-only, and off unless
+//! the configuration names an address.
+
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, text::encode},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::{
+    BreakoutStatus, Command, LanStatus, NftStatus, PathHealth, PlanStatus, Status, SteeringState,
+    server::ask,
+};
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Whoever asks more often gets the same answer: the control loop has better things to do.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The server, which may be off.
+#[derive(Debug)]
+pub struct Metrics {
+    commands: mpsc::Sender<Command>,
+    listening: Option<(SocketAddr, JoinHandle<()>)>,
+}
+
+impl Metrics {
+    /// Off, at first.
+    pub fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self {
+            commands,
+            listening: None,
+        }
+    }
+
+    /// Where it answers.
+    pub fn listening(&self) -> Option<SocketAddr> {
+        let (address, task) = self.listening.as_ref()?;
+        (!task.is_finished()).then_some(*address)
+    }
+
+    /// Answers at `wanted` from now on, or nowhere. Fails when the address cannot be had; then it
+    /// answers nowhere.
+    pub async fn listen(&mut self, wanted: Option<SocketAddr>) -> io::Result<()> {
+        if self.listening() == wanted {
+            return Ok(());
+        }
+        if let Some((_, old)) = self.listening.take() {
+            old.abort();
+            // It was cancelled: the address is free again.
+            let _ = old.await;
+        }
+        let Some(address) = wanted else { return Ok(()) };
+        let listener = TcpListener::bind(address).await?;
+        let scrapes = Arc::new(Scrapes {
+            commands: self.commands.clone(),
+            last: Mutex::new(None),
+        });
+        let router = Router::new()
+            .route("/metrics", get(scrape))
+            .with_state(scrapes);
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::warn!("metrics on {address}: {error}");
+            }
+        });
+        self.listening = Some((address, task));
+        Ok(())
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        if let Some((_, task)) = &self.listening {
+            task.abort();
+        }
+    }
+}
+
+struct Scrapes {
+    commands: mpsc::Sender<Command>,
+    last: Mutex<Option<(Instant, String)>>,
+}
+
+async fn scrape(State(scrapes): State<Arc<Scrapes>>) -> Response {
+    let mut last = scrapes.last.lock().await;
+    let text = match &*last {
+        Some((when, text)) if when.elapsed() < FRESH => text.clone(),
+        _ => {
+            let Some(status) = ask(&scrapes.commands, Command::Status).await else {
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            };
+            let Ok(text) = open_metrics(status) else {
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            };
+            *last = Some((Instant::now(), text.clone()));
+            text
+        }
+    };
+    ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response()
+}
+
+/// The text of a scrape.
+pub fn open_metrics(status: Status) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("steer");
+    registry.register_collector(Box::new(status));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+impl Collector for Status {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // Every field by name: a new one has to be thought of here.
+        let Self {
+            state,
+            mode,
+            version,
+            pid: _,
+            started,
+            watching_for,
+            feed,
+            plan,
+            lan,
+            breakouts,
+            counters: _,
+            reasons,
+            nftables,
+            problems,
+        } = self;
+        let mut out = Families(encoder);
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        out.info(
+            "controller",
+            "The controller that answers",
+            &vec![("version", version.clone()), ("mode", text(mode))],
+        )?;
+        if let Some(started) = started {
+            out.gauge(
+                "controller_start_time",
+                "When the controller started, in Unix time; each change is a restart",
+                Some(&Unit::Seconds),
+                [(vec![], *started)],
+            )?;
+        }
+        out.gauge(
+            "state",
+            "1 for the state that steering is in",
+            None,
+            STATES.map(|(name, which)| {
+                (vec![("state", name.to_owned())], u64::from(which == *state))
+            }),
+        )?;
+        out.gauge(
+            "watching",
+            "How long the watch period lasts still",
+            Some(&Unit::Seconds),
+            [(vec![], watching_for.unwrap_or(0))],
+        )?;
+        out.gauge(
+            "problems",
+            "How many notes `steer status` has for the operator",
+            None,
+            [(vec![], problems.len() as u64)],
+        )?;
+        if let Some(feed) = feed {
+            let labels = vec![
+                ("source", feed.source.clone()),
+                ("instance", feed.instance.clone()),
+                ("version", text(&feed.version)),
+            ];
+            out.info("feed", "Where the endpoint list comes from", &labels)?;
+            out.gauge(
+                "feed_sets",
+                "Endpoint sets in the list",
+                None,
+                [(vec![], feed.sets as u64)],
+            )?;
+        }
+        if let Some(plan) = plan {
+            out.plan(*plan)?;
+        }
+        out.lan(lan)?;
+        out.breakouts(breakouts)?;
+        out.traffic(self)?;
+        out.counter(
+            "passed",
+            "Packets that might have been steered and were not, by reason",
+            Some(&packets()),
+            reasons
+                .iter()
+                .map(|(reason, packets)| (vec![("reason", reason.clone())], *packets)),
+        )?;
+        match nftables {
+            Some(nft) => out.nftables(nft),
+            None => Ok(()),
+        }
+    }
+}
+
+const STATES: [(&str, SteeringState); 5] = [
+    ("off", SteeringState::Off),
+    ("watching", SteeringState::Watching),
+    ("steering", SteeringState::Steering),
+    ("draining", SteeringState::Draining),
+    ("unattended", SteeringState::Unattended),
+];
+
+fn packets() -> Unit {
+    Unit::Other("packets".into())
+}
+
+/// Writes one family after the other.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn plan(&mut self, plan: PlanStatus) -> fmt::Result {
+        let PlanStatus {
+            generation,
+            sets,
+            prefixes,
+        } = plan;
+        for (name, help, value) in [
+            (
+                "plan_generation",
+                "The number of the active plan",
+                generation,
+            ),
+            ("plan_sets", "Endpoint sets that are steered", sets as u64),
+            (
+                "plan_prefixes",
+                "Prefixes that are steered",
+                prefixes as u64,
+            ),
+        ] {
+            self.gauge(name, help, None, [(vec![], value)])?;
+        }
+        Ok(())
+    }
+
+    fn lan(&mut self, lan: &[LanStatus]) -> fmt::Result {
+        let labels = |it: &LanStatus| {
+            vec![
+                ("interface", it.interface.clone()),
+                ("hook", it.hook.clone()),
+            ]
+        };
+        self.gauge(
+            "lan_attached",
+            "1 for each interface where packets are classified",
+            None,
+            lan.iter().map(|it| (labels(it), 1)),
+        )?;
+        self.gauge(
+            "lan_verified_instructions",
+            "Instructions that the kernel's verifier looked at",
+            None,
+            lan.iter()
+                .filter_map(|it| Some((labels(it), it.verified_instructions?.into()))),
+        )
+    }
+
+    fn breakouts(&mut self, breakouts: &[BreakoutStatus]) -> fmt::Result {
+        self.gauge(
+            "breakout_up",
+            "Whether new flows take the breakout; `steer status` says why not",
+            None,
+            breakouts.iter().map(|it| {
+                let labels = vec![
+                    ("id", it.id.to_string()),
+                    ("breakout", it.name.clone()),
+                    ("interface", it.interface.clone()),
+                ];
+                (labels, u64::from(it.state == PathHealth::Up))
+            }),
+        )
+    }
+
+    fn traffic(&mut self, status: &Status) -> fmt::Result {
+        // Breakouts that the configuration names no more have no name: their counts become one.
+        let mut traffic = BTreeMap::<Labels, (u64, u64)>::new();
+        for it in &status.counters {
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            let labels = vec![
+                ("list", it.list.clone()),
+                ("set", it.set.to_string()),
+                ("category", text(&it.category)),
+                ("service_area", text(&it.service_area)),
+                ("breakout", text(&it.path)),
+            ];
+            let sum = traffic.entry(labels).or_default();
+            *sum = (sum.0 + it.packets, sum.1 + it.bytes);
+        }
+        self.counter(
+            "traffic",
+            "Packets that matched a set, by the breakout they were meant for; none while no path was up",
+            Some(&packets()),
+            traffic.iter().map(|(labels, sum)| (labels.clone(), sum.0)),
+        )?;
+        self.counter(
+            "traffic",
+            "The same in bytes, from the IP header on",
+            Some(&Unit::Bytes),
+            traffic.iter().map(|(labels, sum)| (labels.clone(), sum.1)),
+        )
+    }
+
+    fn nftables(&mut self, nft: &NftStatus) -> fmt::Result {
+        let NftStatus {
+            granted,
+            refused,
+            rewish,
+            guard,
+        } = nft;
+        self.counter(
+            "granted",
+            "Flows that left by the breakout",
+            Some(&Unit::Other("flows".into())),
+            granted
+                .iter()
+                .map(|(path, flows)| (vec![("breakout", path.clone())], *flows)),
+        )?;
+        for (name, help, value) in [
+            (
+                "refused",
+                "Packets of flows that began elsewhere and stayed there",
+                refused,
+            ),
+            (
+                "rewish",
+                "Packets of unanswered flows that followed their wish to another path",
+                rewish,
+            ),
+            (
+                "guard",
+                "Packets stopped because their source was not valid on the breakout",
+                guard,
+            ),
+        ] {
+            self.counter(name, help, Some(&packets()), [(vec![], *value)])?;
+        }
+        Ok(())
+    }
+
+    fn info(&mut self, name: &str, help: &str, labels: &Labels) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Info)?;
+        family.encode_info(labels)
+    }
+
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        samples: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            // An empty pair of braces would be right, but odd.
+            if labels.is_empty() {
+                family.encode_gauge(&value)?;
+            } else {
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        samples: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for (labels, value) in samples {
+            if labels.is_empty() {
+                family.encode_counter::<Labels, u64, u64>(&value, None)?;
+            } else {
+                family
+                    .encode_family(&labels)?
+                    .encode_counter::<Labels, u64, u64>(&value, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::{ClassCounter, FeedStatus};
+
+    /// A status in which every field says something.
+    fn full() -> Status {
+        let counter = |path: Option<&str>, packets| ClassCounter {
+            list: "microsoft".into(),
+            set: 11,
+            category: Some("Optimize".into()),
+            service_area: Some("Skype".into()),
+            path: path.map(str::to_owned),
+            packets,
+            bytes: packets * 100,
+        };
+        Status {
+            state: SteeringState::Watching,
+            mode: Some("mark".into()),
+            version: "1.2.3".into(),
+            pid: Some(7),
+            started: Some(1_700_000_000),
+            watching_for: Some(42),
+            feed: Some(FeedStatus {
+                source: "a \"file\"\\\n".into(),
+                instance: "Worldwide".into(),
+                version: Some("2026".into()),
+                sets: 5,
+            }),
+            plan: Some(PlanStatus {
+                generation: 3,
+                sets: 4,
+                prefixes: 50,
+            }),
+            lan: vec![LanStatus {
+                interface: "lan0".into(),
+                hook: "TCX".into(),
+                verified_instructions: Some(9000),
+            }],
+            breakouts: vec![BreakoutStatus {
+                id: 1,
+                name: "fiber".into(),
+                interface: "brk0".into(),
+                state: PathHealth::Up,
+                reason: None,
+                gateway: None,
+                gateway6: None,
+            }],
+            counters: vec![
+                counter(Some("fiber"), u64::MAX / 1000),
+                counter(None, 2),
+                counter(None, 3),
+            ],
+            reasons: [("fragment".to_owned(), 6)].into(),
+            nftables: Some(NftStatus {
+                granted: [("fiber".to_owned(), 8)].into(),
+                refused: 9,
+                rewish: 10,
+                guard: 11,
+            }),
+            problems: vec!["one".into(), "two".into()],
+        }
+    }
+
+    /// Samples by name and labels as written, after checking what OpenMetrics demands.
+    fn parse(text: &str) -> BTreeMap<String, String> {
+        let (lines, end) = text.split_at(text.len() - "# EOF\n".len());
+        assert_eq!(end, "# EOF\n");
+        let mut samples = BTreeMap::new();
+        let (mut family, mut kind, mut seen) = ("", "", BTreeSet::new());
+        for line in lines.lines() {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            match words[..] {
+                ["#", "HELP", name, help] => {
+                    assert!(seen.insert(name), "{name} twice");
+                    assert!(!help.is_empty(), "{line}");
+                    family = name;
+                }
+                ["#", "TYPE", name, of] => {
+                    assert_eq!(name, family);
+                    kind = of;
+                }
+                ["#", "UNIT", name, unit] => {
+                    assert!(
+                        name == family && name.ends_with(&format!("_{unit}")),
+                        "{line}"
+                    );
+                }
+                _ => {
+                    let (name, value) = line.rsplit_once(' ').unwrap();
+                    let suffix = match kind {
+                        "counter" => "_total",
+                        "info" => "_info",
+                        _ => "",
+                    };
+                    let bare = name.split('{').next().unwrap();
+                    assert_eq!(bare, format!("{family}{suffix}"), "{line}");
+                    let double = samples.insert(name.to_owned(), value.to_owned());
+                    assert_eq!(double, None, "{name} twice");
+                }
+            }
+        }
+        samples
+    }
+
+    #[test]
+    fn every_number_of_the_status_is_a_sample() {
+        let samples = parse(&open_metrics(full()).unwrap());
+        let set = |breakout| {
+            format!(
+                "{{list=\"microsoft\",set=\"11\",category=\"Optimize\",service_area=\"Skype\",breakout=\"{breakout}\"}}"
+            )
+        };
+        let most = u64::MAX / 1000;
+        let expected: BTreeMap<String, String> = [
+            (
+                r#"steer_controller_info{version="1.2.3",mode="mark"}"#.to_owned(),
+                1,
+            ),
+            (
+                "steer_controller_start_time_seconds".to_owned(),
+                1_700_000_000,
+            ),
+            (r#"steer_state{state="off"}"#.to_owned(), 0),
+            (r#"steer_state{state="watching"}"#.to_owned(), 1),
+            (r#"steer_state{state="steering"}"#.to_owned(), 0),
+            (r#"steer_state{state="draining"}"#.to_owned(), 0),
+            (r#"steer_state{state="unattended"}"#.to_owned(), 0),
+            ("steer_watching_seconds".to_owned(), 42),
+            ("steer_problems".to_owned(), 2),
+            (
+                r#"steer_feed_info{source="a \"file\"\\\n",instance="Worldwide",version="2026"}"#
+                    .to_owned(),
+                1,
+            ),
+            ("steer_feed_sets".to_owned(), 5),
+            ("steer_plan_generation".to_owned(), 3),
+            ("steer_plan_sets".to_owned(), 4),
+            ("steer_plan_prefixes".to_owned(), 50),
+            (
+                r#"steer_lan_attached{interface="lan0",hook="TCX"}"#.to_owned(),
+                1,
+            ),
+            (
+                r#"steer_lan_verified_instructions{interface="lan0",hook="TCX"}"#.to_owned(),
+                9000,
+            ),
+            (
+                r#"steer_breakout_up{id="1",breakout="fiber",interface="brk0"}"#.to_owned(),
+                1,
+            ),
+            (format!("steer_traffic_packets_total{}", set("fiber")), most),
+            (format!("steer_traffic_packets_total{}", set("")), 5),
+            (
+                format!("steer_traffic_bytes_total{}", set("fiber")),
+                most * 100,
+            ),
+            (format!("steer_traffic_bytes_total{}", set("")), 500),
+            (
+                r#"steer_passed_packets_total{reason="fragment"}"#.to_owned(),
+                6,
+            ),
+            (
+                r#"steer_granted_flows_total{breakout="fiber"}"#.to_owned(),
+                8,
+            ),
+            ("steer_refused_packets_total".to_owned(), 9),
+            ("steer_rewish_packets_total".to_owned(), 10),
+            ("steer_guard_packets_total".to_owned(), 11),
+        ]
+        .map(|(name, value)| (name, value.to_string()))
+        .into();
+        assert_eq!(samples, expected);
+    }
+
+    #[test]
+    fn what_is_off_says_so() {
+        let samples = parse(&open_metrics(Status::off()).unwrap());
+        assert_eq!(samples[r#"steer_state{state="off"}"#], "1");
+        assert!(!samples.contains_key("steer_plan_generation"));
+    }
+
+    #[test]
+    fn the_documentation_names_every_metric_and_no_other() {
+        let documented: BTreeSet<&str> = include_str!("../../../docs/metrics.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .filter_map(|line| line.split_once('`'))
+            .map(|(name, _)| name)
+            .collect();
+        let text = open_metrics(full()).unwrap();
+        let samples = parse(&text);
+        let written: BTreeSet<&str> = samples
+            .keys()
+            .filter_map(|name| name.split('{').next())
+            .collect();
+        assert_eq!(documented, written);
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_an_error_and_another_one_is_served() {
+        let (sender, _receiver) = mpsc::channel(1);
+        let mut metrics = Metrics::new(sender);
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = metrics.listen(Some(address)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(metrics.listening(), None);
+        drop(taken);
+        metrics.listen(Some(address)).await.unwrap();
+        assert_eq!(metrics.listening(), Some(address));
+        metrics.listen(None).await.unwrap();
+        assert_eq!(metrics.listening(), None);
+        TcpListener::bind(address).await.unwrap();
+    }
+}
