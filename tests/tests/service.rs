@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use steer_tests::{
     lab::{Lab, LabOptions, LanKind},
     scenario::flows,
@@ -104,9 +105,17 @@ fn complaints(log: &str) -> String {
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    until_or(what, || if holds() { Ok(()) } else { Err(String::new()) });
+}
+
+/// Waits until it succeeds, and tells why it did not.
+fn until_or(what: &str, mut holds: impl FnMut() -> Result<(), String>) {
     let deadline = Instant::now() + Duration::from_mins(1);
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+    while let Err(why) = holds() {
+        assert!(
+            Instant::now() < deadline,
+            "waited in vain until {what}: {why}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -223,6 +232,39 @@ fn scrape(lab: &Lab, address: &'static str) -> String {
     answer.unwrap()
 }
 
+/// The samples that a status must lead to.
+fn samples(status: &Value) -> Vec<String> {
+    let mut lines = vec![
+        r#"steer_state{state="steering"} 1"#.to_owned(),
+        format!("steer_plan_generation {}", status["plan"]["generation"]),
+        format!("steer_controller_start_time_seconds {}", status["started"]),
+        format!(
+            r#"steer_granted_flows_total{{breakout="isp-1"}} {}"#,
+            status["nftables"]["granted"]["isp-1"]
+        ),
+    ];
+    let counters = status["counters"].as_array().unwrap();
+    assert!(!counters.is_empty(), "{status}");
+    for counter in counters {
+        let word = |key: &str| counter[key].as_str().unwrap_or_default().to_owned();
+        let labels = format!(
+            r#"{{list="{}",set="{}",category="{}",service_area="{}",breakout="{}"}}"#,
+            word("list"),
+            counter["set"],
+            word("category"),
+            word("service_area"),
+            word("path"),
+        );
+        for what in ["packets", "bytes"] {
+            lines.push(format!(
+                "steer_traffic_{what}_total{labels} {}",
+                counter[what]
+            ));
+        }
+    }
+    lines
+}
+
 #[test]
 fn metrics_tell_what_status_tells_and_follow_a_reload() {
     const ADDRESS: &str = "127.0.0.1:9365";
@@ -233,42 +275,21 @@ fn metrics_tell_what_status_tells_and_follow_a_reload() {
     };
     let steer = Steer::start(&lab, &settings).unwrap();
     assert_steered(&lab);
-    let status = steer.status().unwrap();
-    let text = scrape(&lab, ADDRESS);
-    let (head, text) = text.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-    assert!(head.contains("application/openmetrics-text"), "{head}");
-    let counters = status["counters"].as_array().unwrap();
-    assert!(!counters.is_empty(), "{status}");
-    for counter in counters {
-        let word = |key: &str| counter[key].as_str().unwrap_or_default().to_owned();
-        let labels = format!(
-            "{{list=\"{}\",set=\"{}\",category=\"{}\",service_area=\"{}\",breakout=\"{}\"}}",
-            word("list"),
-            counter["set"],
-            word("category"),
-            word("service_area"),
-            word("path"),
-        );
-        for what in ["packets", "bytes"] {
-            let line = format!("steer_traffic_{what}_total{labels} {}\n", counter[what]);
-            assert!(text.contains(&line), "{line} is not in\n{text}");
+    // Connections that end still send packets, and a scrape may be a second old.
+    until_or("metrics tell what status tells", || {
+        let status = steer.status().unwrap();
+        let answer = scrape(&lab, ADDRESS);
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        assert!(head.contains("application/openmetrics-text"), "{head}");
+        let absent = |line: &String| !text.contains(&format!("\n{line}\n"));
+        let missing: Vec<_> = samples(&status).into_iter().filter(absent).collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{missing:#?} are not in\n{text}"))
         }
-    }
-    for line in [
-        r#"steer_state{state="steering"} 1"#.to_owned(),
-        format!("steer_plan_generation {}", status["plan"]["generation"]),
-        format!("steer_controller_start_time_seconds {}", status["started"]),
-        format!(
-            r#"steer_granted_flows_total{{breakout="isp-1"}} {}"#,
-            status["nftables"]["granted"]["isp-1"]
-        ),
-    ] {
-        assert!(
-            text.contains(&format!("\n{line}\n")),
-            "{line} is not in\n{text}"
-        );
-    }
+    });
 
     let config = fs::read_to_string(steer.config()).unwrap();
     fs::write(
