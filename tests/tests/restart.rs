@@ -2,10 +2,14 @@
 //! made anew, rules that others delete.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use steer_tests::{
     lab::{Lab, LabOptions, LanKind},
+    residue::Snapshot,
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -133,4 +137,57 @@ fn a_rule_that_somebody_deletes_comes_back() {
     }
     println!("back after {:?}", started.elapsed());
     assert_steered(&lab);
+}
+
+fn detaching_ends_when_the_steered_flows_do(mode: Mode) {
+    let lab = office(mode);
+    let before = Snapshot::take(&lab).unwrap();
+    let steer = Steer::start(&lab, &settings(mode)).unwrap();
+    let fleet = Fleet::open(&lab.client, &flows(5, 5), Duration::from_millis(50)).unwrap();
+    fleet.wait_for_answers(PATIENCE).unwrap();
+    let said = thread::scope(|scope| {
+        let detach = scope.spawn(|| steer.command(&["detach", "--drain", "120"]).unwrap());
+        let started = Instant::now();
+        while steer.status().unwrap()["state"] != "draining" {
+            assert!(started.elapsed() < PATIENCE, "{}", steer.log());
+        }
+        for answer in probe_all(&lab.client, &flows(5, 5)).unwrap() {
+            assert_eq!(answer.site, Site::Far, "a new flow: {}", answer.flow);
+        }
+        fleet.wait_for_answers(PATIENCE).unwrap();
+        for record in fleet.stop() {
+            assert!(!record.was_moved() && record.broken.is_none(), "{record:?}");
+            assert!(
+                record.sites.iter().all(|site| *site == Site::Near),
+                "{record:?}"
+            );
+        }
+        detach.join().unwrap()
+    });
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success() && !text.contains("cut"), "{text}");
+    assert_eq!(before.difference(&Snapshot::take(&lab).unwrap()), "");
+}
+
+#[test]
+fn detaching_from_mark_mode_ends_when_the_steered_flows_do() {
+    detaching_ends_when_the_steered_flows_do(Mode::Mark);
+}
+
+#[test]
+fn detaching_from_redirect_mode_ends_when_the_steered_flows_do() {
+    detaching_ends_when_the_steered_flows_do(Mode::Redirect);
+}
+
+#[test]
+fn generic_xdp_steers_as_native_does() {
+    let lab = office(Mode::Redirect);
+    let settings = Settings {
+        more: "[redirect]\nxdp = \"generic\"\n".into(),
+        ..settings(Mode::Redirect)
+    };
+    let steer = Steer::start(&lab, &settings).unwrap();
+    assert_eq!(steer.status().unwrap()["lan"][0]["hook"], "generic XDP");
+    assert_steered(&lab);
+    steer.detach().unwrap();
 }

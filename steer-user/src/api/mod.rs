@@ -15,7 +15,7 @@ mod status;
 
 pub use client::{Client, ClientError};
 pub use metrics::{Metrics, open_metrics};
-pub use server::{Command, serve};
+pub use server::{Command, Server, serve};
 pub use status::{
     BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus, Status,
     SteeringState,

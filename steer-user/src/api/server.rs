@@ -1,6 +1,6 @@
 //! The server side: turns requests into commands for the control loop and waits for its answers.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use axum::{
     Json, Router,
@@ -12,6 +12,7 @@ use axum::{
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
+    task::JoinHandle,
 };
 
 use super::{Answer, Drain, Status};
@@ -27,9 +28,25 @@ pub enum Command {
     Detach(Drain, oneshot::Sender<Answer>),
 }
 
-/// Answers requests on `socket` until the process ends; a socket that a dead controller left is
-/// replaced. Only the owner may connect.
-pub fn serve(socket: &Path, commands: mpsc::Sender<Command>) -> io::Result<()> {
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Ends the server when the answers that are on their way have arrived, or after two seconds.
+    pub async fn finish(self) {
+        // A task that ended by itself needs no word.
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;
+    }
+}
+
+/// Answers requests on `socket`; a socket that a dead controller left is replaced. Only the owner
+/// may connect.
+pub fn serve(socket: &Path, commands: mpsc::Sender<Command>) -> io::Result<Server> {
     use std::os::unix::fs::PermissionsExt as _;
 
     match std::fs::remove_file(socket) {
@@ -43,14 +60,17 @@ pub fn serve(socket: &Path, commands: mpsc::Sender<Command>) -> io::Result<()> {
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
         .with_state(commands);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        let server = axum::serve(listener, router).with_graceful_shutdown(stopped);
+        if let Err(error) = server.await {
             tracing::error!(
                 "the API socket failed: {error}. Steering goes on; restart steer to get the API back"
             );
         }
     });
-    Ok(())
+    Ok(Server { stop, task })
 }
 
 type Commands = State<mpsc::Sender<Command>>;

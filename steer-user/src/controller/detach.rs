@@ -50,23 +50,19 @@ pub async fn detach(config: &Config, drain: Drain) -> Result<Detached, Controlle
     }
     // A socket that is gone already is as good.
     let _ = std::fs::remove_file(socket(config));
-    remove(config, &mut kernel, drain).await
+    let cut = drained(config, drain).await?;
+    remove(config, &mut kernel, cut).await
 }
 
-/// Waits for the steered flows to end, then removes everything. New flows must have been stopped.
+/// Removes everything. New flows must have been stopped; `cut` flows still use a breakout.
 pub(super) async fn remove(
     config: &Config,
     kernel: &mut Kernel,
-    drain: Drain,
+    cut: u64,
 ) -> Result<Detached, ControllerError> {
     let pins = PinDir::new(&config.system.pin_dir);
     let objects = system::leftovers(kernel, &[]).await?;
     let found = pins.exists() || !objects.is_empty();
-    let cut = if found {
-        drained(config, &pins, drain).await?
-    } else {
-        0
-    };
     pins.remove()?;
     let failed = system::remove_all(kernel, &objects).await;
     if !failed.is_empty() {
@@ -85,7 +81,8 @@ pub(super) async fn remove(
 }
 
 /// Waits until no flow uses a breakout, or the time is over; says how many are left.
-async fn drained(config: &Config, pins: &PinDir, drain: Drain) -> Result<u64, ControllerError> {
+pub(super) async fn drained(config: &Config, drain: Drain) -> Result<u64, ControllerError> {
+    let pins = &PinDir::new(&config.system.pin_dir);
     let mut left = in_use(config, pins)?;
     for second in 0..drain.seconds {
         if left == 0 {

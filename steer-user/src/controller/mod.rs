@@ -87,22 +87,22 @@ pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerEr
     let lock = Lock::take(&config.system.run_dir)?;
     let (sender, mut commands) = mpsc::channel(16);
     let mut controller = Controller::start(config, options, sender.clone()).await?;
-    api::serve(&socket(&controller.config), sender).map_err(|source| ControllerError::Socket {
-        path: socket(&controller.config),
+    let socket = socket(&controller.config);
+    let server = api::serve(&socket, sender).map_err(|source| ControllerError::Socket {
+        path: socket.clone(),
         source,
     })?;
     supervisor::ready();
-    let end = controller.serve(&mut commands).await?;
-    let socket = socket(&controller.config);
-    let ended = match end {
+    let outcome = match controller.serve(&mut commands).await? {
         End::Stopped => {
             info!(
                 "steer stops; the programs steer on without it. `steer run` takes over again, `steer detach` removes them"
             );
-            Ended::Stopped
+            Ok(Ended::Stopped)
         }
         End::Detach(drain, answer) => {
-            let outcome = controller.detach(drain).await;
+            let draining = controller.detach(drain, &mut commands);
+            let outcome = supervisor::alive_during("draining", draining).await;
             let message = match &outcome {
                 Ok(detached) => Answer::done(detached.to_string()),
                 Err(error) => Answer::refused(error.to_string()),
@@ -111,15 +111,13 @@ pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerEr
             drop(lock);
             // Nobody listening any more changes nothing.
             let _ = answer.send(message);
-            // The answer is on its way through the server task.
-            tokio::task::yield_now().await;
-            outcome?;
-            Ended::Detached
+            outcome.map(|_| Ended::Detached)
         }
     };
+    server.finish().await;
     // A socket that is gone already is as good.
     let _ = std::fs::remove_file(socket);
-    Ok(ended)
+    outcome
 }
 
 /// How a controller's life ended.
@@ -263,17 +261,15 @@ impl Controller {
                 _ = interrupt.recv() => return Ok(End::Stopped),
                 _ = terminate.recv() => return Ok(End::Stopped),
                 _ = hangup.recv() => log_answer(&self.reload().await),
-                command = commands.recv() => match command {
-                    // The API's task keeps its sender; without it only signals are left.
-                    None => std::future::pending().await,
+                Some(command) = commands.recv() => match command {
                     // Nobody listening any more changes nothing.
-                    Some(Command::Status(answer)) => drop(answer.send(self.status().await)),
-                    Some(Command::Reload(answer)) => {
+                    Command::Status(answer) => drop(answer.send(self.status().await)),
+                    Command::Reload(answer) => {
                         let result = self.reload().await;
                         log_answer(&result);
                         let _ = answer.send(result);
                     }
-                    Some(Command::Detach(drain, answer)) => return Ok(End::Detach(drain, answer)),
+                    Command::Detach(drain, answer) => return Ok(End::Detach(drain, answer)),
                 },
             }
         }
@@ -458,10 +454,31 @@ impl Controller {
     }
 
     /// Ends steering: no new flows, wait for the old ones, take everything away.
-    async fn detach(mut self, drain: Drain) -> Result<Detached, ControllerError> {
+    async fn detach(
+        &mut self,
+        drain: Drain,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<Detached, ControllerError> {
         self.decide(Event::StopSteering)?;
-        let work = detach::remove(&self.config, &mut self.kernel, drain);
-        supervisor::alive_during("draining", work).await
+        let config = self.config.clone();
+        let drained = detach::drained(&config, drain);
+        tokio::pin!(drained);
+        let cut = loop {
+            tokio::select! {
+                cut = &mut drained => break cut?,
+                Some(command) = commands.recv() => self.answer_while_draining(command).await,
+            }
+        };
+        detach::remove(&self.config, &mut self.kernel, cut).await
+    }
+
+    async fn answer_while_draining(&self, command: Command) {
+        let refused = || Answer::refused("steer is being detached");
+        // Nobody listening any more changes nothing.
+        match command {
+            Command::Status(answer) => drop(answer.send(self.status().await)),
+            Command::Reload(answer) | Command::Detach(_, answer) => drop(answer.send(refused())),
+        }
     }
 }
 
