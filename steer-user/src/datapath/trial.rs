@@ -62,7 +62,10 @@ pub fn is_ours(name: &str) -> bool {
 pub(crate) mod foreign {
     use aya::{
         Ebpf,
-        programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
+        programs::{
+            LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
+            tc::{NlOptions, TcAttachOptions},
+        },
     };
 
     use super::super::objects;
@@ -94,11 +97,19 @@ pub(crate) mod foreign {
 
     /// Attaches `foreign_tcx` at TCX ingress; it goes when what is returned goes.
     pub fn tcx(interface: &str) -> Ebpf {
+        attach(interface, TcAttachOptions::TcxOrder(LinkOrder::last()))
+    }
+
+    /// Attaches `foreign_tcx` as a filter of a clsact qdisc that is there.
+    pub fn clsact(interface: &str) -> Ebpf {
+        attach(interface, TcAttachOptions::Netlink(NlOptions::default()))
+    }
+
+    fn attach(interface: &str, options: TcAttachOptions) -> Ebpf {
         let mut ebpf = renamed(objects::MARK, "lan_ingress", "foreign_tcx");
         let program: &mut SchedClassifier =
             ebpf.program_mut("foreign_tcx").unwrap().try_into().unwrap();
         program.load().unwrap();
-        let options = TcAttachOptions::TcxOrder(LinkOrder::last());
         program
             .attach_with_options(interface, TcAttachType::Ingress, options)
             .unwrap();

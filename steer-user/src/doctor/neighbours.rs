@@ -1,5 +1,7 @@
 //! Firewalls, programs and services of others.
 
+use std::collections::BTreeSet;
+
 use super::{
     Patient, Verdict,
     patient::{Manager, PortFacts},
@@ -41,13 +43,15 @@ pub(super) fn tc_programs(patient: &Patient) -> Vec<Verdict> {
                 .unwrap_or_else(|| filter.kind.clone());
             (name, "clsact")
         });
-        let names: Vec<String> = tcx
+        // u32 lists each of its tables.
+        let names: BTreeSet<String> = tcx
             .chain(filters)
             .filter(|(name, _)| !datapath::is_ours(name))
             .map(|(name, hook)| format!("{name} ({hook})"))
             .collect();
         if !names.is_empty() {
             let device = &port.interface;
+            let names: Vec<String> = names.into_iter().collect();
             found.push(
                 Verdict::note(format!("{device}: {} beside steer's", names.join(", "))).remedy(
                     format!("tc filter show dev {device} ingress; bpftool net show dev {device}"),

@@ -570,6 +570,14 @@ fn a_clsact_filter_of_others_is_named() {
         State::Note,
         "u32 (clsact)",
     );
+    in_namespace(async || {
+        let office = Office::open().await;
+        sh("tc qdisc add dev lan0 clsact");
+        Office::well(&office.says("tc-programs").await);
+        let _filter = foreign::clsact("lan0");
+        let said = office.says("tc-programs").await;
+        finds(&said, State::Note, "lan0: foreign_tcx (clsact) beside");
+    });
 }
 
 #[test]
