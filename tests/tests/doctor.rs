@@ -144,3 +144,22 @@ fn init_names_the_offices_interfaces_and_check_accepts_it() {
     assert_eq!(init().status.code(), Some(2));
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
+
+#[test]
+fn without_privileges_it_says_so_and_still_ends_well() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let config = write_config(&lab, &Settings::default()).unwrap();
+    let mut doctor = lab.router.command("setpriv");
+    doctor
+        .args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"])
+        .arg(binary().unwrap())
+        .args(["doctor", "--json", "--config"])
+        .arg(&config);
+    let output = doctor.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let (states, report) = states(&output);
+    assert_eq!(states["privileges"], "wrong", "{report:#}");
+    assert_eq!(states["lan"], "ok", "{report:#}");
+    let found = report["findings"][0]["found"].as_str().unwrap();
+    assert_eq!(found, "missing here: CAP_NET_ADMIN");
+}

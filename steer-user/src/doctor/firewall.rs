@@ -5,7 +5,7 @@ use super::{
     synthetic::{Outcome, Proof},
 };
 use crate::{
-    config::{Breakout, Mode},
+    config::{Breakout, InterfaceName, Mode},
     system::owners::ForwardChain,
 };
 
@@ -24,11 +24,16 @@ pub(super) fn forward_policy(patient: &Patient) -> Vec<Verdict> {
     if filters.is_empty() {
         return vec![Verdict::ok("nothing filters what is forwarded")];
     }
+    let lans = patient
+        .view
+        .as_ref()
+        .map_or(&[][..], |view| &view.wanted.lan);
     let mut found: Vec<Verdict> = patient
         .config
         .breakouts
         .iter()
-        .filter_map(|breakout| stopped(patient, breakout, &filters))
+        .flat_map(|breakout| lans.iter().map(move |lan| (breakout, lan)))
+        .filter_map(|(breakout, lan)| stopped(patient, lan, breakout, &filters))
         .collect();
     // iptables' own tables are not in the copy.
     let unread = filters.iter().filter(|chain| chain.rules.is_none());
@@ -53,6 +58,11 @@ pub(super) fn forward_policy(patient: &Patient) -> Vec<Verdict> {
             names.join(", ")
         )));
     }
+    if patient.proofs.is_empty() {
+        found.push(Verdict::note(
+            "not proved: no breakout has a gateway, or no client is known",
+        ));
+    }
     if found.is_empty() {
         let names: Vec<String> = patient.proofs.iter().map(Proof::to_string).collect();
         found.push(Verdict::ok(format!(
@@ -63,12 +73,18 @@ pub(super) fn forward_policy(patient: &Patient) -> Vec<Verdict> {
     found
 }
 
-/// What does not get out by a breakout.
-fn stopped(patient: &Patient, breakout: &Breakout, filters: &[&ForwardChain]) -> Option<Verdict> {
+/// What does not get from a LAN out by a breakout.
+fn stopped(
+    patient: &Patient,
+    lan: &InterfaceName,
+    breakout: &Breakout,
+    filters: &[&ForwardChain],
+) -> Option<Verdict> {
     let proofs: Vec<String> = patient
         .proofs
         .iter()
-        .filter(|proof| proof.outcome == Outcome::Stopped && proof.breakout == breakout.name)
+        .filter(|it| it.outcome == Outcome::Stopped)
+        .filter(|it| it.lan == lan.as_str() && it.breakout == breakout.name)
         .map(Proof::to_string)
         .collect();
     if proofs.is_empty() {
@@ -83,7 +99,6 @@ fn stopped(patient: &Patient, breakout: &Breakout, filters: &[&ForwardChain]) ->
     // A chain that drops by default needs a rule that accepts.
     let by_default = filters.iter().find(|chain| chain.drops_by_default);
     let chain = by_default.or(filters.first())?;
-    let lan = patient.view.as_ref().ok()?.wanted.lan.first()?;
     Some(verdict.remedy(format!(
         "nft insert rule {} iifname \"{lan}\" oifname \"{}\" accept",
         chain.name, breakout.interface

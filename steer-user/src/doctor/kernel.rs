@@ -59,7 +59,8 @@ pub(super) fn jit(patient: &Patient) -> Vec<Verdict> {
 }
 
 pub(super) fn hook(patient: &Patient) -> Vec<Verdict> {
-    if patient.config.mode == Mode::Redirect {
+    // Without the privilege the kernel does not say.
+    if patient.config.mode == Mode::Redirect || patient.capabilities & NET_ADMIN == 0 {
         return Vec::new();
     }
     // All ports are on one kernel.

@@ -63,6 +63,11 @@ pub(super) fn tc_programs(patient: &Patient) -> Vec<Verdict> {
 }
 
 pub(super) fn marks(patient: &Patient) -> Vec<Verdict> {
+    if let Err(error) = &patient.owners {
+        return vec![Verdict::wrong(format!(
+            "rules and rulesets of others cannot be read, so nothing is said about them: {error}"
+        ))];
+    }
     let uses = owners(patient).into_iter().flat_map(|it| &it.mark_uses);
     let found = uses
         .map(|it| match it.access {

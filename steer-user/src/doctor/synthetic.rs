@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
@@ -31,14 +32,14 @@ use crate::{
     config::Config,
     controller::{self, look::View},
     endpoints::EndpointSet,
-    system::{Family, Mark, PathSpec, SystemError, facts::Facts, nft},
+    system::{Family, InterfaceName, Mark, PathSpec, SystemError, facts::Facts, nft},
 };
 
 /// How one kind of connection fared on its way to a breakout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proof {
+    pub(super) lan: String,
     pub(super) breakout: String,
-    pub(super) interface: String,
     protocol: Protocol,
     client: IpAddr,
     server: SocketAddr,
@@ -67,8 +68,8 @@ impl fmt::Display for Proof {
         };
         write!(
             f,
-            "{protocol} {} to {} by {}",
-            self.client, self.server, self.breakout
+            "{protocol} {} ({}) to {} by {}",
+            self.client, self.lan, self.server, self.breakout
         )
     }
 }
@@ -90,6 +91,8 @@ struct Case {
 const HTTPS: u16 = 443;
 /// Teams' media.
 const MEDIA: u16 = 3478;
+/// Each case has a few threads, mostly waiting.
+const AT_ONCE: usize = 8;
 /// The wires of the copy answer within a millisecond; a busy box may not.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -111,61 +114,82 @@ pub(super) async fn prove(
     let (sender, receiver) = oneshot::channel();
     // Threads of their own: their network namespaces go with them.
     thread::spawn(move || {
-        let proofs = cases.iter().flat_map(|case| case.prove(&ruleset)).collect();
+        let mut proofs = Vec::new();
+        for cases in cases.chunks(AT_ONCE) {
+            thread::scope(|scope| {
+                let ruleset = &ruleset;
+                let threads: Vec<_> = cases
+                    .iter()
+                    .map(|case| scope.spawn(move || case.prove(ruleset)))
+                    .collect();
+                // A thread that panicked has printed why; its case is missing.
+                proofs.extend(
+                    threads
+                        .into_iter()
+                        .filter_map(|it| it.join().ok())
+                        .flatten(),
+                );
+            });
+        }
         // Nobody waiting any more needs no answer.
         let _ = sender.send(proofs);
     });
     receiver.await.unwrap_or_default()
 }
 
+/// Every LAN, breakout and family that the breakout carries.
 fn cases(config: &Config, view: &View, facts: &Facts, ruleset: &str) -> Vec<Case> {
-    let Some(lan) = view.wanted.lan.first() else {
-        return Vec::new();
-    };
     let mut found = Vec::new();
-    for path in &view.wanted.paths {
-        for (family, carried) in [
-            (Family::V4, path.next_hop4.is_some()),
-            (Family::V6, path.next_hop6.is_some()),
-        ] {
-            let (true, Some(client), Some((web, media))) =
-                (carried, a_client(view, family), servers(config, family))
-            else {
-                continue;
-            };
-            let others = facts.links.iter().map(|link| link.name.clone());
-            found.push(Case {
-                path: path.clone(),
-                lan: lan.to_string(),
-                client,
-                web,
-                media,
-                router: path
-                    .addresses
-                    .iter()
-                    .copied()
-                    .filter(|&it| Family::of(it) == family)
-                    .collect(),
-                others: others
-                    .filter(|name| {
-                        name != "lo"
-                            && name != lan.as_str()
-                            && name != path.interface.as_str()
-                            && ruleset.contains(&format!("\"{name}\""))
-                    })
-                    .collect(),
-            });
+    for lan in &view.wanted.lan {
+        for path in &view.wanted.paths {
+            for (family, carried) in [
+                (Family::V4, path.next_hop4.is_some()),
+                (Family::V6, path.next_hop6.is_some()),
+            ] {
+                let (true, Some(client), Some((web, media))) = (
+                    carried,
+                    a_client(view, facts, lan, family),
+                    servers(config, family),
+                ) else {
+                    continue;
+                };
+                let router = path.addresses.iter().copied();
+                let others = facts.links.iter().map(|link| link.name.clone());
+                found.push(Case {
+                    path: path.clone(),
+                    lan: lan.to_string(),
+                    client,
+                    web,
+                    media,
+                    router: router.filter(|&it| Family::of(it) == family).collect(),
+                    others: others
+                        .filter(|name| {
+                            name != "lo"
+                                && name != lan.as_str()
+                                && name != path.interface.as_str()
+                                && ruleset.contains(&format!("\"{name}\""))
+                        })
+                        .collect(),
+                });
+            }
         }
     }
     found
 }
 
-/// An address of a client that is steered and is not the router's own.
-fn a_client(view: &View, family: Family) -> Option<IpAddr> {
+/// An address of a client behind this LAN that is steered and is not the router's own.
+fn a_client(view: &View, facts: &Facts, lan: &InterfaceName, family: Family) -> Option<IpAddr> {
     let excluded = |address: &IpAddr| view.left_out.iter().any(|net| net.contains(address));
+    let connected = facts
+        .link(lan.as_str())
+        .map_or_else(Vec::new, |link| facts.connected(link.index));
+    let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
+    let behind = |net: &IpNet| connected.iter().any(|it| overlap(it, net));
+    // Clients behind a router of the LAN's may be behind any of several LANs.
+    let only_lan = view.wanted.lan.len() == 1;
     view.sources
         .iter()
-        .filter(|net| Family::of(net.addr()) == family)
+        .filter(|net| Family::of(net.addr()) == family && (only_lan || behind(net)))
         // Past the first few, which routers like to have.
         .flat_map(|net| net.hosts().take(512).collect::<Vec<_>>().into_iter().rev())
         .find(|address| !view.own_addresses.contains(address) && !excluded(address))
@@ -205,8 +229,8 @@ impl Case {
         to.into_iter()
             .zip(outcomes)
             .map(|((protocol, server), outcome)| Proof {
+                lan: self.lan.clone(),
                 breakout: self.path.name.clone(),
-                interface: self.path.interface.to_string(),
                 protocol,
                 client: self.client,
                 server,
@@ -217,6 +241,11 @@ impl Case {
 
     fn outcomes(&self, ruleset: &str) -> Result<[Outcome; 2], String> {
         let said = |error: io::Error| error.to_string();
+        // nft shows what it cannot express, but does not read it, or reads it as a comment.
+        let unreadable = ["xt match", "xt target", "# xt"];
+        if unreadable.iter().any(|it| ruleset.contains(it)) {
+            return Err("the ruleset has iptables extensions that cannot be copied".into());
+        }
         let [client, router, server] = [new_namespace()?, new_namespace()?, new_namespace()?];
         self.connect(&client, &router, &server)?;
         let stop = Arc::new(AtomicBool::new(false));

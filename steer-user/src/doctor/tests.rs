@@ -78,12 +78,17 @@ impl Office {
         let pins = format!("/sys/fs/bpf/steer-doctor-{}-{number}", std::process::id());
         let text = format!(
             "{lines}
-            [[lan]]\ninterface = \"lan0\"
+            {lan}
             [backbone]\ninterface = \"bb0\"
             [[breakout]]\nname = \"fiber\"\ninterface = \"brk0\"
             gateway = \"192.0.2.1\"\ngateway6 = \"2001:db8:b0::1\"
             [system]\npin_dir = \"{pins}\"\nstate_dir = \"{state}\"\nrun_dir = \"{state}\"",
             state = state.path().display(),
+            lan = if lines.starts_with("lan =") {
+                ""
+            } else {
+                "[[lan]]\ninterface = \"lan0\""
+            },
         );
         Self {
             config: Config::parse("office", &text).unwrap(),
@@ -718,6 +723,33 @@ fn the_proof_goes_through_our_own_table_while_steer_steers() {
 }
 
 #[test]
+fn each_lan_is_proved_by_itself() {
+    in_namespace(async || {
+        link("lan1");
+        let office = Office::with(
+            "ip addr add 10.2.0.1/24 dev lan1",
+            "lan = [{ interface = \"lan1\" }, { interface = \"lan0\" }]",
+        )
+        .await;
+        sh(FIREWALL);
+        sh("nft insert rule inet f forward iifname lan1 accept");
+        let said = office.says("forward-policy").await;
+        finds(&said, State::Wrong, "TCP 10.1.0.254 (lan0)");
+        assert!(!said.iter().any(|it| it.1.contains("(lan1)")), "{said:#?}");
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    changed(
+        "marks",
+        |it| it.owners = Err("Operation not permitted".into()),
+        State::Wrong,
+        "cannot be read",
+    );
+}
+
+#[test]
 fn what_cannot_be_proved_is_said() {
     in_namespace(async || {
         let office = Office::open().await;
@@ -731,6 +763,8 @@ fn what_cannot_be_proved_is_said() {
             State::Note,
             "not proved (the copy does not load): read whether inet f forward",
         );
+        patient.proofs.clear();
+        finds(&said(&patient, "forward-policy"), State::Note, "not proved");
     });
 }
 
