@@ -82,7 +82,8 @@ fn text(findings: &[Finding], done: &Done) -> Result<String, std::fmt::Error> {
         writeln!(
             out,
             "  {state:<5}  {:<16}  {}",
-            finding.check.name, finding.found
+            finding.check.name,
+            finding.found.replace('\n', "\n           ")
         )?;
         if finding.state == State::Ok {
             continue;

@@ -9,6 +9,13 @@ const SYS_ADMIN: u64 = 1 << 21;
 const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
+const AS_ROOT: &str = "run it as root, or as the packaged unit does";
+
+fn may_load(patient: &Patient) -> bool {
+    let has = |bits| patient.capabilities & bits == bits;
+    has(SYS_ADMIN) || has(BPF | PERFMON | NET_ADMIN)
+}
+
 pub(super) fn privileges(patient: &Patient) -> Vec<Verdict> {
     let has = |bit| patient.capabilities & bit != 0;
     let admin = has(SYS_ADMIN);
@@ -40,7 +47,14 @@ pub(super) fn programs(patient: &Patient) -> Vec<Verdict> {
                 });
             Verdict::ok(format!("Linux {release} loads {}{verified}", trial.program))
         }
-        Err(error) => Verdict::wrong(format!("Linux {release}: {error}")),
+        Err(error) => {
+            let verdict = Verdict::wrong(format!("Linux {release}: {error}"));
+            if may_load(patient) {
+                verdict
+            } else {
+                verdict.remedy(AS_ROOT)
+            }
+        }
     }]
 }
 
@@ -99,9 +113,10 @@ pub(super) fn nftables(patient: &Patient) -> Vec<Verdict> {
     }
     vec![match (&patient.nft, &patient.table) {
         (Err(error), _) => Verdict::wrong(error),
-        (Ok(version), Err(error)) => {
+        (Ok(version), Some(Err(error))) => {
             Verdict::wrong(format!("{version} does not take steer's table: {error}"))
         }
-        (Ok(version), Ok(())) => Verdict::ok(format!("{version} takes steer's table")),
+        (Ok(version), Some(Ok(()))) => Verdict::ok(format!("{version} takes steer's table")),
+        (Ok(version), None) => Verdict::ok(format!("{version}; what it would load is not known")),
     }]
 }

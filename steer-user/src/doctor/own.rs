@@ -40,6 +40,9 @@ pub(super) fn attachments(patient: &Patient) -> Vec<Verdict> {
 }
 
 pub(super) fn objects(patient: &Patient) -> Vec<Verdict> {
+    if patient.view.is_err() {
+        return Vec::new();
+    }
     let all = patient.objects.len();
     let unlike: Vec<&(Object, Result<Presence, String>)> = patient
         .objects

@@ -45,7 +45,8 @@ pub struct Patient {
     /// The running controller's process.
     pub(super) controller: Option<u32>,
     pub(super) nft: Result<String, String>,
-    pub(super) table: Result<(), String>,
+    /// Whether steer's table was accepted; none if it is not known what it would be.
+    pub(super) table: Option<Result<(), String>>,
     pub(super) ports: Vec<PortFacts>,
     /// Default routes of the main table.
     pub(super) defaults: Vec<DefaultOnLink>,
@@ -143,8 +144,8 @@ impl Patient {
             _ => None,
         });
         let tried = match table {
-            Some(table) => table.try_out(&mut kernel).await.map_err(|e| text(&e)),
-            None => Ok(()),
+            Some(table) => Some(table.try_out(&mut kernel).await.map_err(|e| text(&e))),
+            None => None,
         };
         let pins = PinDir::new(&config.system.pin_dir);
         let status = Client::new(&controller::socket(config)).status().await;

@@ -234,6 +234,21 @@ fn a_program_that_does_not_load_is_named() {
         State::Wrong,
         "refuses",
     );
+    in_namespace(async || {
+        let mut patient = Office::open().await.examine().await;
+        patient.trial = Err("the kernel refuses the program".into());
+        let remedy = |patient: &Patient| {
+            let mut findings = diagnose(patient).into_iter();
+            findings
+                .find(|it| it.check.name == "programs")
+                .unwrap()
+                .remedy
+                .unwrap()
+        };
+        assert!(remedy(&patient).contains("kernel"));
+        patient.capabilities = 0;
+        assert!(remedy(&patient).contains("root"));
+    });
 }
 
 #[test]
@@ -260,7 +275,7 @@ fn a_kernel_without_type_information_is_named() {
 fn an_nft_that_is_missing_or_refuses_the_table_is_named() {
     changed(
         "nftables",
-        |it| it.table = Err("syntax error".into()),
+        |it| it.table = Some(Err("syntax error".into())),
         State::Wrong,
         "does not take steer's table: syntax error",
     );
@@ -740,6 +755,35 @@ fn each_lan_is_proved_by_itself() {
 }
 
 #[test]
+fn nothing_is_said_to_be_well_that_was_not_looked_at() {
+    in_namespace(async || {
+        let office = Office::open().await;
+        sh("ip link del lan0");
+        let mut patient = office.examine().await;
+        patient.owners = Err("Operation not permitted".into());
+        let spoke: BTreeSet<_> = diagnose(&patient).iter().map(|it| it.check.name).collect();
+        for silent in [
+            "offloads",
+            "mtu",
+            "breakouts",
+            "ipv6",
+            "rules",
+            "xdp",
+            "tc-programs",
+            "flow-tables",
+            "translation",
+            "forward-policy",
+            "attachments",
+            "objects",
+        ] {
+            assert!(!spoke.contains(silent), "{silent}");
+        }
+        finds(&said(&patient, "lan"), State::Wrong, "lan0");
+        finds(&said(&patient, "nftables"), State::Ok, "not known");
+    });
+}
+
+#[test]
 fn what_cannot_be_read_is_said() {
     changed(
         "marks",
@@ -945,9 +989,14 @@ fn objects_that_are_not_needed_are_named() {
 }
 
 #[test]
-fn every_check_has_a_name_of_its_own_and_stands_with_its_area() {
+fn every_check_has_a_name_of_its_own_a_test_and_stands_with_its_area() {
     let names: BTreeSet<_> = CHECKS.iter().map(|it| it.name).collect();
     assert_eq!(names.len(), CHECKS.len());
+    // A new check comes with a test that provokes it.
+    let tests = include_str!("tests.rs");
+    for name in names {
+        assert!(tests.contains(&format!("\"{name}\"")), "{name}");
+    }
     let mut areas: Vec<Area> = CHECKS.iter().map(|it| it.area).collect();
     areas.dedup();
     assert_eq!(areas.len(), 6, "{areas:?}");
