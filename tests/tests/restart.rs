@@ -191,3 +191,19 @@ fn generic_xdp_steers_as_native_does() {
     assert_steered(&lab);
     steer.detach().unwrap();
 }
+
+#[test]
+fn a_flushed_ruleset_comes_back() {
+    let lab = office(Mode::Mark);
+    let steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
+    let table = || lab.router.output("nft", &["list", "table", "inet", "steer"]);
+    for _ in 0..5 {
+        lab.router.nft("flush ruleset").unwrap();
+        let started = Instant::now();
+        while table().is_err() {
+            assert!(started.elapsed() < PATIENCE, "{}", steer.log());
+        }
+        println!("back after {:?}", started.elapsed());
+    }
+    assert_steered(&lab);
+}

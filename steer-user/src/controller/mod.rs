@@ -254,7 +254,9 @@ impl Controller {
                     if changed.links {
                         self.look().await;
                     }
-                    if changed.rules {
+                    if changed.table {
+                        self.sweep().await;
+                    } else if changed.rules {
                         self.sweep_routing().await;
                     }
                 }

@@ -4,14 +4,17 @@
 //! say that it is time to look. Routes are left out on purpose: a router with a full Internet table
 //! would do nothing else but look.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    sys::SocketAddr,
+    sys::{
+        AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket,
+        protocols::NETLINK_NETFILTER,
+    },
 };
 use tokio::time::Instant;
 
@@ -20,6 +23,10 @@ use super::SystemError;
 /// The least time between two changes that are told: a link that flaps must not keep steer busy.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The least time between two changes of our nftables table: comparing it costs more, and a tool
+/// that flushes it in a loop must not keep steer busy.
+const TABLE_PAUSE: Duration = Duration::from_millis(200);
+
 /// What changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -27,14 +34,17 @@ pub struct Changed {
     pub links: bool,
     /// A rule of policy routing.
     pub rules: bool,
+    /// Somebody, perhaps steer itself, deleted something of our nftables table.
+    pub table: bool,
 }
 
 /// A subscription to the kernel's announcements, in the network namespace of the thread that made
 /// it.
-#[derive(Debug)]
 pub struct Monitor {
     messages: futures_util::stream::Fuse<Messages>,
     not_before: Instant,
+    tables: TokioSocket,
+    tables_not_before: Instant,
 }
 
 type Messages =
@@ -60,27 +70,93 @@ impl Monitor {
         Ok(Self {
             messages: messages.fuse(),
             not_before: Instant::now(),
+            tables: subscribe_to_tables().map_err(SystemError::Socket)?,
+            tables_not_before: Instant::now(),
         })
     }
 
     /// Waits for the next change, and takes together what came at once. Dropping the future loses
     /// nothing.
     pub async fn changed(&mut self) -> Changed {
-        tokio::time::sleep_until(self.not_before).await;
-        let mut changed = Changed::default();
-        match self.messages.next().await {
-            Some((message, _)) => changed.note(&message),
-            // The kernel closed the socket; the regular looks go on.
-            None => std::future::pending().await,
+        tokio::select! {
+            changed = next_of_links(&mut self.messages, self.not_before) => {
+                self.not_before = Instant::now() + PAUSE;
+                changed
+            }
+            () = next_of_table(&mut self.tables, self.tables_not_before) => {
+                self.tables_not_before = Instant::now() + TABLE_PAUSE;
+                Changed { table: true, ..Changed::default() }
+            }
         }
-        while let Some(Some((message, _))) =
-            futures_util::FutureExt::now_or_never(self.messages.next())
-        {
-            changed.note(&message);
-        }
-        self.not_before = Instant::now() + PAUSE;
-        changed
     }
+}
+
+async fn next_of_links(
+    messages: &mut futures_util::stream::Fuse<Messages>,
+    not_before: Instant,
+) -> Changed {
+    tokio::time::sleep_until(not_before).await;
+    let mut changed = Changed::default();
+    match messages.next().await {
+        Some((message, _)) => changed.note(&message),
+        // The kernel closed the socket; the regular looks go on.
+        None => std::future::pending().await,
+    }
+    while let Some(Some((message, _))) = messages.next().now_or_never() {
+        changed.note(&message);
+    }
+    changed
+}
+
+/// `NFNLGRP_NFTABLES`
+const TABLES_GROUP: u32 = 7;
+
+fn subscribe_to_tables() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    socket.socket_mut().bind_auto()?;
+    socket.socket_mut().add_membership(TABLES_GROUP)?;
+    Ok(socket)
+}
+
+/// Waits until something of our table was deleted.
+async fn next_of_table(socket: &mut TokioSocket, not_before: Instant) {
+    tokio::time::sleep_until(not_before).await;
+    let mut found = false;
+    while !found {
+        // An error is a loss of messages: whatever it was may have been ours.
+        found = match socket.recv_from_full().await {
+            Ok((messages, _)) => deletes_ours(&messages),
+            Err(_) => true,
+        };
+    }
+    // What else is waiting belongs to the same change.
+    while let Some(Ok(_)) = socket.recv_from_full().now_or_never() {}
+}
+
+/// Whether one of the messages deletes a table, chain, rule, set or element of ours. They carry the
+/// table's name as their first attribute.
+fn deletes_ours(mut messages: &[u8]) -> bool {
+    const DELETIONS: [u16; 5] = [2, 5, 8, 11, 14];
+    const SUBSYSTEM: u16 = 10;
+    // Length and type of the attribute, the name, its terminator.
+    const OURS: &[u8] = b"\x0a\0\x01\0steer\0";
+    const HEADERS: usize = 20;
+    while let Some(length) = messages
+        .first_chunk()
+        .map(|bytes| u32::from_ne_bytes(*bytes) as usize)
+        && let Some(message) = messages.get(..length)
+        && message.len() >= HEADERS
+    {
+        let kind = u16::from_ne_bytes([message[4], message[5]]);
+        let ours = message[HEADERS..].starts_with(OURS);
+        if kind >> 8 == SUBSYSTEM && DELETIONS.contains(&(kind & 0xff)) && ours {
+            return true;
+        }
+        messages = messages
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    false
 }
 
 impl Changed {
@@ -110,6 +186,25 @@ mod tests {
             assert!(monitor.changed().await.links);
             sh("ip rule add pref 4711 lookup main");
             while !monitor.changed().await.rules {}
+        });
+    }
+
+    #[test]
+    fn only_deletions_in_our_own_table_are_told() {
+        in_namespace(async || {
+            sh("nft add table inet steer; nft add table inet other; nft add table inet steers");
+            let mut monitor = Monitor::subscribe(false).unwrap();
+            sh(
+                "nft delete table inet other; nft delete table inet steers; nft add chain inet steer c",
+            );
+            sh("ip rule add pref 4711 lookup main");
+            let mut heard = Changed::default();
+            while !heard.rules {
+                heard = monitor.changed().await;
+                assert!(!heard.table, "of another table");
+            }
+            sh("nft flush ruleset");
+            while !monitor.changed().await.table {}
         });
     }
 }
