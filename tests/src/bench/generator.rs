@@ -23,7 +23,7 @@ use steer_user::datapath::objects::BENCH;
 use super::{
     router::{FAR, Far, LAN, NEAR, Router, mac},
     rows::Way,
-    traffic::{FLOWS, FRAME, Kind, Traffic},
+    traffic::{FLOWS, FRAME, Flow, Kind},
 };
 use crate::namespace::Namespace;
 
@@ -101,8 +101,9 @@ pub struct Generator<'far> {
 }
 
 impl<'far> Generator<'far> {
-    /// Loads the programs and keeps this thread, and those that it starts, on one processor.
-    pub fn new(far: &'far Far, traffic: &Traffic) -> Result<Self> {
+    /// Loads the programs and keeps this thread, and those that it starts, on one processor. The
+    /// flows are those of one kind, and then perhaps those of the other.
+    pub fn new(far: &'far Far, flows: impl Iterator<Item = Flow>) -> Result<Self> {
         let cpu = pin()?;
         let mut object = Ebpf::load(BENCH).context("the benchmark's programs do not load")?;
         for name in [
@@ -117,7 +118,7 @@ impl<'far> Generator<'far> {
                 .with_context(|| name.to_owned())?;
         }
         let mut frames: Array<_, [u64; FRAME / 8]> = Array::try_from(take(&mut object, "FRAMES")?)?;
-        for (index, flow) in (0..).zip(traffic.hits.iter().chain(&traffic.misses)) {
+        for (index, flow) in (0..).zip(flows) {
             frames.set(index, flow.frame(mac(LAN, NEAR), mac(LAN, FAR))?, 0)?;
         }
         Ok(Self {
@@ -174,7 +175,7 @@ impl<'far> Generator<'far> {
             Kind::Miss => u32::try_from(FLOWS)?,
         };
         let ifindex = if way == Way::Generator { 0 } else { from };
-        self.setting.set(0, Setting { first, ifindex }, 0)?;
+        self.choose(first, ifindex)?;
         self.send(WARM_UP)?;
         self.settle(way, u64::MAX)?;
 
@@ -199,8 +200,18 @@ impl<'far> Generator<'far> {
         })
     }
 
+    /// Says what to send, and from which interface.
+    pub fn choose(&mut self, first: u32, ifindex: u32) -> Result<()> {
+        Ok(self.setting.set(0, Setting { first, ifindex }, 0)?)
+    }
+
+    /// How many frames were sent so far, also while they are being sent.
+    pub fn sent(&mut self) -> Result<Array<MapData, u64>> {
+        Ok(Array::try_from(take(&mut self.object, "SENT")?)?)
+    }
+
     /// Sends, and returns the processor time of the thread that did.
-    fn send(&mut self, packets: u32) -> Result<Duration> {
+    pub fn send(&mut self, packets: u32) -> Result<Duration> {
         let generate = program(&mut self.object, "generate")?;
         // The generator's interface index means the one of this namespace.
         self.far.namespace.run(|| {
@@ -233,7 +244,7 @@ impl<'far> Generator<'far> {
     }
 
     /// What arrived at the row's sink so far, and the last packet.
-    fn arrived(&self, way: Way) -> Result<(u64, Option<Last>)> {
+    pub fn arrived(&self, way: Way) -> Result<(u64, Option<Last>)> {
         let sink = match way {
             Way::Generator => return Ok((0, None)),
             Way::Wan => 0,

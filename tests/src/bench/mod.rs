@@ -10,6 +10,7 @@
 //! ratio is made inside one round, and its median and quartiles over the rounds are reported.
 
 mod generator;
+pub mod publications;
 mod report;
 mod router;
 mod rows;
@@ -52,7 +53,7 @@ pub fn run(options: &Options) -> Result<Report> {
     lab::sweep()?;
     let traffic = Traffic::new()?;
     let far = Far::create()?;
-    let mut generator = Generator::new(&far, &traffic)?;
+    let mut generator = Generator::new(&far, traffic.hits.iter().chain(&traffic.misses).copied())?;
     let mut rows = Vec::with_capacity(ROWS.len());
     for row in ROWS {
         let prepared = row

@@ -198,15 +198,15 @@ impl Row {
             Id::NftMasquerade | Id::NftMasqueradeMiss => by_nftables(&router, traffic, true)?,
             Id::BareRedirect => generator.attach_bare_redirect(&router)?,
             Id::Redirect | Id::RedirectMiss => {
-                steer = Some(Steer::start(&router, Mode::Redirect, traffic)?);
+                steer = Some(Steer::start(&router, Mode::Redirect, traffic.plan.image())?);
             }
             Id::Mark | Id::MarkMiss => {
-                steer = Some(Steer::start(&router, Mode::Mark, traffic)?);
+                steer = Some(Steer::start(&router, Mode::Mark, traffic.plan.image())?);
                 router.namespace.ip(&rule_for(mark::with_wish(0, PATH)))?;
             }
             Id::MarkMode | Id::MarkModeMiss => {
                 apply_system(&router)?;
-                steer = Some(Steer::start(&router, Mode::Mark, traffic)?);
+                steer = Some(Steer::start(&router, Mode::Mark, traffic.plan.image())?);
             }
         }
         Ok(Prepared {
@@ -250,7 +250,7 @@ fn by_nftables(router: &Router, traffic: &Traffic, masquerade: bool) -> Result<(
 }
 
 /// The rule that sends packets with a mark of steer's to the breakout.
-fn rule_for(wish: u32) -> String {
+pub fn rule_for(wish: u32) -> String {
     let mask = mark::MASK;
     format!("rule add pref 600 fwmark {wish:#x}/{mask:#x} lookup {BREAKOUT_TABLE}")
 }

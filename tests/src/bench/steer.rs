@@ -5,19 +5,17 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use steer_common::{
     abi::{NextHop, PathTable, STEERING},
+    image::Image,
     mark,
 };
 use steer_user::{
-    datapath::{Datapath, LogLevel, Mode, PinDir, Port, XdpChoice},
+    datapath::{Datapath, LogLevel, Maps, Mode, PinDir, Port, XdpChoice},
     system::{
         self, InterfaceName, Kernel, NextHop as HopTo, Owner, PathId, PathSpec, TableId, Wanted,
     },
 };
 
-use super::{
-    router::{self, Router},
-    traffic::Traffic,
-};
+use super::router::{self, Router};
 
 /// The breakout's path.
 pub const PATH: u8 = 1;
@@ -25,23 +23,29 @@ pub const PATH: u8 = 1;
 /// steer on one router, until it is dropped.
 pub struct Steer {
     pins: PinDir,
+    mode: Mode,
 }
 
 impl Steer {
     /// Loads the programs of a mode, publishes the plan, and attaches to the LAN.
-    pub fn start(router: &Router, mode: Mode, traffic: &Traffic) -> Result<Self> {
+    pub fn start(router: &Router, mode: Mode, plan: &Image) -> Result<Self> {
         let pins = Path::new("/sys/fs/bpf").join(router.namespace.name());
         let steer = Self {
             pins: PinDir::new(pins),
+            mode,
         };
         // Interface indexes mean those of this namespace.
-        router
-            .namespace
-            .run(|| steer.attach(router, mode, traffic))?;
+        router.namespace.run(|| steer.attach(router, plan))?;
         Ok(steer)
     }
 
-    fn attach(&self, router: &Router, mode: Mode, traffic: &Traffic) -> Result<()> {
+    /// The pinned maps, opened once more: as a controller has them that starts again.
+    pub fn maps(&self) -> Result<Maps> {
+        Ok(Maps::open(&self.pins, self.mode)?)
+    }
+
+    fn attach(&self, router: &Router, plan: &Image) -> Result<()> {
+        let mode = self.mode;
         let port = Port {
             interface: "lan0".into(),
             ifindex: router.lan.near,
@@ -51,7 +55,7 @@ impl Steer {
         let pins = self.pins.clone();
         let mut datapath = Datapath::load(mode, pins, vec![port], 0x0365, LogLevel::Off)?;
         let maps = datapath.maps_mut();
-        maps.publish(traffic.plan.image().clone())?;
+        maps.publish(plan.clone())?;
         let mut table = PathTable {
             state: STEERING | 1 << PATH,
             buckets: [PATH; 64],
