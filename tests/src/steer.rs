@@ -52,6 +52,8 @@ pub struct Settings {
     pub more: String,
     /// What starts `steer run`, such as `setpriv` with its options; empty: nothing.
     pub under: Vec<String>,
+    /// More arguments of `steer run`.
+    pub arguments: Vec<&'static str>,
 }
 
 impl Default for Settings {
@@ -64,6 +66,7 @@ impl Default for Settings {
             lan: String::new(),
             more: String::new(),
             under: Vec::new(),
+            arguments: vec![],
         }
     }
 }
@@ -77,6 +80,7 @@ pub struct Steer<'lab> {
     lab: &'lab Lab,
     child: Option<Child>,
     config: PathBuf,
+    arguments: Vec<&'static str>,
     log: PathBuf,
     under: Vec<String>,
     detached: bool,
@@ -90,6 +94,7 @@ impl<'lab> Steer<'lab> {
             lab,
             child: None,
             config,
+            arguments: settings.arguments.clone(),
             log: lab.directory().join("steer.log"),
             under: settings.under.clone(),
             detached: false,
@@ -116,6 +121,7 @@ impl<'lab> Steer<'lab> {
         };
         command.arg("run").arg("--config").arg(&self.config);
         command
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -170,6 +176,12 @@ impl<'lab> Steer<'lab> {
     /// The controller's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Has the controller read its files again, as `systemctl reload` would (SIGHUP).
+    pub fn hang_up(&self) -> Result<()> {
+        let pid = self.pid().context("steer is not running")?;
+        Ok(kill(Pid::from_raw(pid.cast_signed()), Signal::SIGHUP)?)
     }
 
     /// Kills the controller as a crash would; what it set up stays.
@@ -236,6 +248,11 @@ impl<'lab> Steer<'lab> {
             }
         }
         Ok(objects)
+    }
+
+    /// All that the controller said.
+    pub fn whole_log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
     }
 
     /// The end of what the controller said.
@@ -323,6 +340,7 @@ fn config_text(lab: &Lab, settings: &Settings) -> String {
         lan,
         more,
         under: _,
+        arguments: _,
     } = settings;
     let (lan4, lan6) = lab.lan();
     let valid = match lab.options.lan {

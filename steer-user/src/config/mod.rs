@@ -3,6 +3,8 @@
 //! [`Config`] is what the rest of steer works with: everything in it has been checked, so nothing
 //! downstream has to ask again whether an interface name fits or a prefix has host bits.
 
+#[cfg(any(test, feature = "test-cases"))]
+pub mod cases;
 mod defaults;
 mod error;
 mod locate;

@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::*;
-
-const GOOD: &str =
-    "[[lan]]\ninterface = \"lan0\"\n[[breakout]]\nname = \"fiber\"\ninterface = \"brk0\"\n";
+use super::{
+    cases::{GOOD, bad, last, top},
+    *,
+};
 
 /// Every key, none with its default.
 const FULL: &str = r#"
@@ -53,114 +53,9 @@ fn refused(text: &str) -> ConfigError {
     Config::parse("steer.toml", text).unwrap_err()
 }
 
-/// A case: what it is, the text with `@` where the error must point, the key, parts of the message.
-type Case = (&'static str, String, &'static str, [&'static str; 2]);
-
-fn top(line: &str) -> String {
-    format!("{line}\n{GOOD}")
-}
-
-fn last(lines: &str) -> String {
-    format!("{GOOD}{lines}\n")
-}
-
-fn lan(line: &str) -> String {
-    GOOD.replace("[[breakout]]", &format!("{line}\n[[breakout]]"))
-}
-
-fn include(fields: &str) -> String {
-    top(&format!("[select]\ninclude = [{{ {fields} }}]"))
-}
-
-#[rustfmt::skip] // one case, one line
-fn bad_values() -> Vec<Case> {
-    vec![
-        ("mode", top(r#"mode = @"tunnel""#), "mode", ["\"tunnel\" is not one of mark, redirect", "choose one of them"]),
-        ("instance", top("[feed]\ninstance = @\"germany\""), "feed.instance", ["not one of worldwide, china, usgovdod, usgovgcchigh", "choose one of them"]),
-        ("instance without a list", top("[feed]\ninstance = @\"china\""), "feed.instance", ["the built-in snapshot is Worldwide's, not China's", "feed.file"]),
-        ("empty file", top("[feed]\nfile = @\"\""), "feed.file", ["is empty", "built-in snapshot"]),
-        ("category", top("[select]\ncategories = [\"allow\", @\"best\"]"), "select.categories[1]", ["\"best\" is not one of optimize, allow, default", "correct the spelling"]),
-        ("category twice", top("[select]\ncategories = [\"allow\", @\"Allow\"]"), "select.categories[1]", ["is there twice", "write it once"]),
-        ("service area", top("[select]\nservice_areas = [@\"teams\"]"), "select.service_areas[0]", ["\"teams\" is not one of common, exchange, sharepoint, skype", "correct the spelling"]),
-        ("nothing selected", top("[select]\ncategories = @[]"), "select.categories", ["nothing is selected", "leave the key out"]),
-        ("set id", top("[select]\nexclude_sets = [10, @0]"), "select.exclude_sets[1]", ["0 is no set id", "steer endpoints list"]),
-        ("set id twice", top("[select]\nexclude_sets = [10, @10]"), "select.exclude_sets[1]", ["set 10 is there twice", "write it once"]),
-        ("host bits", top("[select]\nexclude = [@\"52.96.7.1/24\"]"), "select.exclude[0]", ["bits set after the first 24", "write 52.96.7.0/24 for the network or 52.96.7.1 for the host"]),
-        ("prefix twice", top("[select]\nexclude = [\"52.96.7.0/24\", @\"52.96.7.0/24\"]"), "select.exclude[1]", ["is there twice", "write it once"]),
-        ("no prefix", top("[select]\nexclude = [@\"outlook.office.com\"]"), "select.exclude[0]", ["is not a prefix", "write an address"]),
-        ("include without prefixes", include(r#"name = "a", prefixes = @[]"#), "select.include[0].prefixes", ["holds no prefix", "name at least one"]),
-        ("include of everything", include(r#"name = "a", prefixes = [@"0.0.0.0/0"]"#), "select.include[0].prefixes[0]", ["wider than /8", "default route"]),
-        ("include of a private prefix", include(r#"name = "a", prefixes = [@"10.1.0.0/16"]"#), "select.include[0].prefixes[0]", ["private addresses", "public destinations"]),
-        ("include with a bad name", include(r#"name = @"a b", prefixes = ["198.51.100.0/24"]"#), "select.include[0].name", ["\"a b\" is no name", "1 to 32 letters"]),
-        ("include with a bad protocol", include(r#"name = "a", prefixes = ["198.51.100.0/24"], protocol = @"icmp""#), "select.include[0].protocol", ["not one of any, tcp, udp", "choose one"]),
-        ("include with a bad port", include(r#"name = "a", prefixes = ["198.51.100.0/24"], ports = @"443,0""#), "select.include[0].ports", ["\"0\" is not a port", "3478-3481"]),
-        ("include without a port", include(r#"name = "a", prefixes = ["198.51.100.0/24"], ports = @"""#), "select.include[0].ports", ["holds no port", "leave the key out"]),
-        ("include with a bad category", include(r#"name = "a", prefixes = ["198.51.100.0/24"], category = @"vip""#), "select.include[0].category", ["\"vip\" is not one of", "write optimize"]),
-        ("include twice", top("[select]\ninclude = [{ name = \"a\", prefixes = [\"198.51.100.0/24\"] }, { name = @\"a\", prefixes = [\"203.0.113.0/24\"] }]"), "select.include[1].name", ["names two includes", "its own name"]),
-        ("interface too long", GOOD.replace("\"lan0\"", "@\"enp0s31f6u1u2.100\""), "lan[0].interface", ["longer than the 15", "ip link"]),
-        ("interface with a slash", GOOD.replace("\"lan0\"", "@\"lan/0\""), "lan[0].interface", ["no interface name", "ip link"]),
-        ("interface with a blank", GOOD.replace("\"lan0\"", "@\"lan 0\""), "lan[0].interface", ["holds a blank", "ip link"]),
-        ("empty interface", GOOD.replace("\"lan0\"", "@\"\""), "lan[0].interface", ["is empty", "ip link"]),
-        ("VLAN 0", lan("vlans = [10, @0]"), "lan[0].vlans[1]", ["is no VLAN", "1 to 4094"]),
-        ("VLAN 4095", lan("vlans = [@4095]"), "lan[0].vlans[0]", ["is no VLAN", "1 to 4094"]),
-        ("QinQ", lan("vlans = [@\"100.5000\"]"), "lan[0].vlans[0]", ["is no VLAN", "OUTER.INNER"]),
-        ("VLAN twice", lan("vlans = [\"100.20\", @\"100.20\"]"), "lan[0].vlans[1]", ["VLAN 100.20 is there twice", "write it once"]),
-        ("sources of everything", lan("sources = [@\"0.0.0.0/0\"]"), "lan[0].sources[0]", ["cannot be the clients", "leave the key out"]),
-        ("multicast sources", lan("sources = [@\"ff00::/8\"]"), "lan[0].sources[0]", ["cannot be the clients", "leave the key out"]),
-        ("left-out host bits", lan("exclude_sources = [@\"10.0.0.7/24\"]"), "lan[0].exclude_sources[0]", ["bits set", "10.0.0.7 for the host"]),
-        ("LAN twice", last("[[lan]]\ninterface = @\"lan0\""), "lan[1].interface", ["in two [[lan]] sections", "merge"]),
-        ("breakout name twice", last("[[breakout]]\nname = @\"fiber\"\ninterface = \"brk1\""), "breakout[1].name", ["names two breakouts", "its own name"]),
-        ("breakout interface twice", last("[[breakout]]\nname = \"lte\"\ninterface = @\"brk0\""), "breakout[1].interface", ["interface of two breakouts", "VLAN or link for each"]),
-        ("breakout is LAN", last("[[breakout]]\nname = \"lte\"\ninterface = @\"lan0\""), "breakout[1].interface", ["a LAN and a breakout", "name the right interface"]),
-        ("backbone is breakout", last("[backbone]\ninterface = @\"brk0\""), "backbone.interface", ["the backbone and a breakout", "leave [backbone] out"]),
-        ("gateway of the other family", last("gateway = @\"fe80::1\""), "breakout[0].gateway", ["is an IPv6 address", "gateway6"]),
-        ("gateway6 of the other family", last("gateway6 = @\"192.0.2.1\""), "breakout[0].gateway6", ["is an IPv4 address", "write it as gateway"]),
-        ("gateway with a length", last("gateway = @\"192.0.2.1/24\""), "breakout[0].gateway", ["is not an IPv4 address", "without a length"]),
-        ("gateway unspecified", last("gateway = @\"0.0.0.0\""), "breakout[0].gateway", ["cannot be a next hop", "provider's router"]),
-        ("gateway6 multicast", last("gateway6 = @\"ff02::1\""), "breakout[0].gateway6", ["cannot be a next hop", "provider's router"]),
-        ("valid sources", last("valid_sources = [@\"x\"]"), "breakout[0].valid_sources[0]", ["is not a prefix", "write an address"]),
-        ("priority", last("priority = @0"), "breakout[0].priority", ["0 is out of range", "1 to 100"]),
-        ("weight", last("weight = @101"), "breakout[0].weight", ["101 is out of range", "1 to 100"]),
-        ("mask", last("[mark]\nmask = @0xff"), "mark.mask", ["0xff is not the one", "0x3f000000"]),
-        ("watch period", last("[mark]\nwatch_period = @\"soon\""), "mark.watch_period", ["\"soon\" is no duration", "130s"]),
-        ("watch period too long", last("[mark]\nwatch_period = @\"2h\""), "mark.watch_period", ["longer than an hour", "130s"]),
-        ("routes", last("[mark]\nroutes = @\"me\""), "mark.routes", ["not one of steer, external", "choose one"]),
-        ("nat", last("[mark]\nnat = @\"none\""), "mark.nat", ["not one of steer, external", "choose one"]),
-        ("no route table", last("[mark]\nroute_tables = @[]"), "mark.route_tables", ["names no table", "[\"main\"]"]),
-        ("route table", last("[mark]\nroute_tables = [\"main\", @\"vpn\"]"), "mark.route_tables[1]", ["is no routing table", "a number"]),
-        ("own route table", last("[mark]\nroute_tables = [@36501]"), "mark.route_tables[0]", ["steer's own", "other software"]),
-        ("route table twice", last("[mark]\nroute_tables = [254, @\"main\"]"), "mark.route_tables[1]", ["is there twice", "write it once"]),
-        ("xdp", last("[redirect]\nxdp = @\"offload\""), "redirect.xdp", ["not one of auto, native, generic", "choose one"]),
-        ("metrics without a port", last("[metrics]\nlisten = @\"127.0.0.1\""), "metrics.listen", ["invalid socket address", "127.0.0.1:9365"]),
-        ("metrics on port 0", last("[metrics]\nlisten = @\"[::1]:0\""), "metrics.listen", ["port 0", "127.0.0.1:9365"]),
-        ("metrics for everybody", last("[metrics]\nlisten = @\"0.0.0.0:9365\""), "metrics.listen", ["0.0.0.0 is no loopback address", "allow_remote = true"]),
-        ("relative path", last("[system]\npin_dir = @\"bpf\""), "system.pin_dir", ["absolute path", "/sys/fs/bpf/steer"]),
-        ("path upwards", last("[system]\nstate_dir = @\"/var/../x\""), "system.state_dir", ["absolute path", "/var/lib/steer"]),
-        ("root", last("[system]\nrun_dir = @\"/\""), "system.run_dir", ["absolute path", "/run/steer"]),
-    ]
-}
-
-#[rustfmt::skip] // one case, one line
-fn bad_shapes() -> Vec<Case> {
-    vec![
-        ("not TOML", "<html>@".into(), "", ["expected `=`", "correct it"]),
-        ("unclosed text", top("mode = \"mark@"), "", ["expected `\"`", "correct it"]),
-        ("key twice", top("mode = \"mark\"\n@mode = \"mark\""), "", ["duplicate key", "correct it"]),
-        ("unknown key", top("@moode = \"mark\""), "moode", ["unknown field `moode`", "correct its spelling"]),
-        ("unknown key deep", last("@gatway = \"192.0.2.1\""), "breakout[0].gatway", ["unknown field `gatway`, expected one of `name`, `interface`", "correct its spelling"]),
-        ("unknown section", last("[@dns]\nx = 1"), "dns", ["unknown field `dns`", "correct its spelling"]),
-        ("number for text", top("mode = @1"), "mode", ["invalid type: integer `1`, expected a string", "--sample"]),
-        ("text for number", last("weight = @\"heavy\""), "breakout[0].weight", ["invalid type: string", "--sample"]),
-        ("text for list", top("[select]\nexclude = @\"52.96.7.0/24\""), "select.exclude", ["invalid type: string", "--sample"]),
-        ("bool for VLAN", lan("vlans = @[true]"), "lan[0].vlans", ["neither a number nor a text", "--sample"]),
-        ("section for sections", "@[lan]\ninterface = \"lan0\"\n".into(), "lan", ["invalid type: map", "--sample"]),
-        ("missing name", last("@[[breakout]]\ninterface = \"brk1\""), "breakout[1]", ["missing field `name`", "add the key"]),
-    ]
-}
-
 #[test]
 fn every_mistake_is_named_with_place_key_and_remedy() {
-    for (what, marked, key, parts) in bad_values().into_iter().chain(bad_shapes()) {
+    for (what, marked, key, parts) in bad() {
         let offset = marked.find('@').unwrap();
         let error = refused(&marked.replacen('@', "", 1));
         let [problem] = error.problems() else {

@@ -4,6 +4,8 @@
 //! A feed decides where an office's traffic goes, so it is believed only whole: one entry that is
 //! wrong or dangerous refuses everything in the file, and what is in use stays in use.
 
+#[cfg(any(test, feature = "test-cases"))]
+pub mod cases;
 mod error;
 mod names;
 mod ports;
