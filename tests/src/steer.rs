@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -221,18 +221,27 @@ impl<'lab> Steer<'lab> {
             self.log()
         );
         // A detach that went well stopped the controller, too.
-        if let Some(mut child) = self.child.take() {
-            let deadline = Instant::now() + PATIENCE;
-            while child.try_wait()?.is_none() {
-                if Instant::now() > deadline {
-                    child.kill()?;
-                    child.wait()?;
-                    bail!("steer still ran after detach:\n{}", self.log());
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-        }
+        self.wait_until_ended()?;
         Ok(())
+    }
+
+    /// Waits for a controller that ends by itself, as after `steer detach`. `None`: none ran.
+    pub fn wait_until_ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(None);
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                bail!("steer did not end:\n{}", self.log());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The kernel's ids of the programs, maps and links that the running controller holds. The kernel gives ids that count up, so one that is gone never comes back.

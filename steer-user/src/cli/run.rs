@@ -22,9 +22,12 @@ pub(super) struct Args {
 /// Of no other command: packaging/steer.service names it in `RestartPreventExitStatus=`.
 const DETACHED: u8 = 3;
 
+/// What is logged unless `STEER_LOG` says otherwise. `steer_mark` and `steer_fast` are the kernel
+/// programs, which log nothing but what `--log-packets` asks for.
+const LOGGED: &str = "warn,steer_user=info,steer_mark=debug,steer_fast=debug";
+
 pub(super) fn main(args: Args) -> Result<ExitCode, Failure> {
-    let level = if args.log_packets { "debug" } else { "info" };
-    let filter = EnvFilter::try_from_env("STEER_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,steer_user={level},steer_mark={level},steer_fast={level},mark={level},fast={level}")));
+    let filter = EnvFilter::try_from_env("STEER_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
