@@ -196,7 +196,10 @@ fn generic_xdp_steers_as_native_does() {
 fn a_flushed_ruleset_comes_back() {
     let lab = office(Mode::Mark);
     let steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
-    let table = || lab.router.output("nft", &["list", "table", "inet", "steer"]);
+    let table = || {
+        lab.router
+            .output("nft", &["list", "table", "inet", "steer"])
+    };
     for _ in 0..5 {
         lab.router.nft("flush ruleset").unwrap();
         let started = Instant::now();
@@ -206,4 +209,30 @@ fn a_flushed_ruleset_comes_back() {
         println!("back after {:?}", started.elapsed());
     }
     assert_steered(&lab);
+}
+
+#[test]
+fn another_mode_is_refused_while_the_programs_of_the_first_steer() {
+    let lab = Lab::start(LabOptions {
+        lan: LanKind::Public,
+        firewall: false,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let mut steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
+    steer.stop().unwrap();
+    let config = std::fs::read_to_string(steer.config()).unwrap();
+    std::fs::write(steer.config(), config.replace("\"mark\"", "\"redirect\"")).unwrap();
+    let refused = steer.command(&["run"]).unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("steer detach"), "{said}");
+    assert_steered(&lab);
+    let detached = steer.command(&["detach", "--drain", "0"]).unwrap();
+    assert!(detached.status.success());
+    steer.run().unwrap();
+    steer.wait_until_steering(PATIENCE).unwrap();
+    assert_eq!(steer.status().unwrap()["mode"], "redirect");
+    assert_steered(&lab);
+    steer.detach().unwrap();
 }

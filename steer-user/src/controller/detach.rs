@@ -43,7 +43,9 @@ pub async fn detach(config: &Config, drain: Drain) -> Result<Detached, Controlle
     let _lock = Lock::take(&config.system.run_dir)?;
     let mut kernel = Kernel::open(&config.system.state_dir)?;
     let pins = PinDir::new(&config.system.pin_dir);
-    if let Ok(mut maps) = Maps::open(&pins, config.mode) {
+    if let Some(mode) = pins.mode()
+        && let Ok(mut maps) = Maps::open(&pins, mode)
+    {
         let mut table = maps.paths()?;
         table.state &= !STEERING;
         maps.set_paths(&table)?;
@@ -83,7 +85,7 @@ pub(super) async fn remove(
 /// Waits until no flow uses a breakout, or the time is over; says how many are left.
 pub(super) async fn drained(config: &Config, drain: Drain) -> Result<u64, ControllerError> {
     let pins = &PinDir::new(&config.system.pin_dir);
-    let mut left = in_use(config, pins)?;
+    let mut left = in_use(pins)?;
     for second in 0..drain.seconds {
         if left == 0 {
             break;
@@ -95,18 +97,19 @@ pub(super) async fn drained(config: &Config, drain: Drain) -> Result<u64, Contro
             );
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        left = in_use(config, pins)?;
+        left = in_use(pins)?;
     }
     Ok(left)
 }
 
 /// How many flows use a breakout.
-fn in_use(config: &Config, pins: &PinDir) -> Result<u64, ControllerError> {
-    match config.mode {
+fn in_use(pins: &PinDir) -> Result<u64, ControllerError> {
+    match pins.mode() {
+        None => Ok(0),
         // Without connection tracking nothing was granted.
-        Mode::Mark if system::conntrack::usage().is_none() => Ok(0),
-        Mode::Mark => Ok(system::conntrack::granted()?.values().sum()),
-        Mode::Redirect => match Maps::open(pins, config.mode) {
+        Some(Mode::Mark) if system::conntrack::usage().is_none() => Ok(0),
+        Some(Mode::Mark) => Ok(system::conntrack::granted()?.values().sum()),
+        Some(Mode::Redirect) => match Maps::open(pins, Mode::Redirect) {
             Ok(maps) => Ok(maps.steered_flows()?),
             Err(DatapathError::Map { .. }) => Ok(0),
             Err(error) => Err(error.into()),

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use super::LockError;
 use crate::{
-    config::ConfigError, datapath::DatapathError, endpoints::FeedError, policy::PlanError,
+    config::ConfigError,
+    datapath::{DatapathError, Mode},
+    endpoints::FeedError,
+    policy::PlanError,
     system::SystemError,
 };
 
@@ -55,6 +58,14 @@ pub enum ControllerError {
         why: String,
         /// Another remedy, if there is one.
         or_else: &'static str,
+    },
+    /// The programs of another mode steer here.
+    #[error(
+        "the programs of {other} mode steer here, and its flows would be cut. Let them end first (steer detach), then start again"
+    )]
+    OtherMode {
+        /// Their mode.
+        other: Mode,
     },
     /// Somebody else writes bits of marks that are steer's.
     #[error(

@@ -46,7 +46,7 @@ use self::{
 use crate::{
     api::{self, Answer, Command, Drain, Metrics},
     config::{Config, Mode},
-    datapath::{Attachment, Datapath},
+    datapath::{Attachment, Datapath, PinDir},
     endpoints::Feed,
     policy::{ClassRegistry, Plan, Site},
     system::{self, Kernel, Object, PathId, monitor::Monitor, owners::Owners},
@@ -167,6 +167,11 @@ impl Controller {
         commands: mpsc::Sender<Command>,
     ) -> Result<Self, ControllerError> {
         let feed = read_feed(&config)?;
+        if let Some(other) = PinDir::new(&config.system.pin_dir).mode()
+            && other != config.mode
+        {
+            return Err(ControllerError::OtherMode { other });
+        }
         let mut kernel = Kernel::open(&config.system.state_dir)?;
         let view = look(&kernel, &config).await?;
         let mut registry = RegistryFile::open(&config.system.state_dir)?;

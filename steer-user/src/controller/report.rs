@@ -128,14 +128,15 @@ fn breakouts(config: &Config, view: &View) -> Vec<BreakoutStatus> {
 /// What is going on where no controller answers: the programs may steer on by themselves.
 pub async fn unattended(config: &Config) -> Result<Status, ControllerError> {
     let pins = PinDir::new(&config.system.pin_dir);
-    let Ok(maps) = Maps::open(&pins, config.mode) else {
+    let Some(mode) = pins.mode() else {
         return Ok(Status::off());
     };
+    let maps = Maps::open(&pins, mode)?;
     let registry = RegistryFile::open(&config.system.state_dir)?;
     let generation = maps.generation_number()?.unwrap_or(0);
     Ok(Status {
         state: SteeringState::Unattended,
-        mode: Some(config.mode.to_string()),
+        mode: Some(mode.to_string()),
         plan: Some(PlanStatus {
             generation,
             sets: 0,

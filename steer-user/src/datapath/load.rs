@@ -1,6 +1,9 @@
 //! Loads one program for each LAN interface and attaches it there.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -234,6 +237,7 @@ impl Datapath {
         // An interface that was deleted and made again has another index.
         let indexes: Vec<u32> = attachments.iter().map(|it| it.ifindex).collect();
         pins.forget_other_links(&indexes)?;
+        pins.forget_other_versions()?;
         Ok(attachments)
     }
 }
@@ -355,12 +359,14 @@ fn attach_tc(ebpf: &mut Ebpf, port: &Port, pins: &PinDir) -> Result<(Hook, bool)
         return Ok((Hook::Clsact, adopted));
     }
     let failed = failed(Hook::Tcx);
-    if let Some(old) = adopt(&path)
+    if let Some((old, pin)) = adopt(pins, &path)
         && let Ok(link) = SchedClassifierLink::try_from(old)
         && let Ok(id) = program.attach_to_link(link)
     {
         let link = program.take_link(id).map_err(failed)?;
-        keep(link, path)?;
+        if pin != path {
+            keep(link, path)?;
+        }
         return Ok((Hook::Tcx, true));
     }
     let link = program
@@ -409,12 +415,14 @@ fn attach_xdp(
         (Hook::GenericXdp, "xdp-generic"),
     ] {
         let path = pins.link(name, port.ifindex);
-        if let Some(old) = adopt(&path)
+        if let Some((old, pin)) = adopt(pins, &path)
             && let Ok(link) = XdpLink::try_from(old)
             && let Ok(id) = program.attach_to_link(link)
         {
             let link = program.take_link(id).map_err(failed(hook))?;
-            keep(link, path)?;
+            if pin != path {
+                keep(link, path)?;
+            }
             return Ok((hook, true));
         }
     }
@@ -442,10 +450,17 @@ fn attach_xdp(
     Err(refused.unwrap_or(DatapathError::Missing(PROGRAM)))
 }
 
-/// The link that an earlier controller pinned, taken out of its pin; a dead one (its interface is
-/// gone) fails the update that follows and is dropped.
-fn adopt(path: &PathBuf) -> Option<FdLink> {
-    PinnedLink::from_pin(path).ok()?.unpin().ok()
+/// The link that an earlier controller pinned, and its pin: of this version, or else of another one.
+/// The pin stays, so that the program stays attached whatever becomes of us. A dead link (its
+/// interface is gone) fails the update that follows.
+fn adopt(pins: &PinDir, path: &Path) -> Option<(FdLink, PathBuf)> {
+    let others = pins.link_pins().unwrap_or_default();
+    let same_name = others
+        .into_iter()
+        .filter(|pin| pin.file_name() == path.file_name());
+    std::iter::once(path.to_path_buf())
+        .chain(same_name)
+        .find_map(|pin| Some((FdLink::from(PinnedLink::from_pin(&pin).ok()?), pin)))
 }
 
 fn keep<L>(link: L, path: PathBuf) -> Result<(), DatapathError>
@@ -457,6 +472,16 @@ where
         path: path.clone(),
         reason: error.to_string(),
     })?;
+    // A pin that is still there holds a dead link.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(DatapathError::PinDir {
+                path,
+                source: error,
+            });
+        }
+        _ => {}
+    }
     // The pin keeps the program attached; the descriptor is not needed any more.
     link.pin(&path)
         .map(drop)

@@ -7,7 +7,7 @@ use std::{
 
 use steer_common::abi;
 
-use super::DatapathError;
+use super::{DatapathError, Mode};
 
 /// The directory of this version's pins, below the configured one.
 #[derive(Clone, Debug)]
@@ -40,25 +40,34 @@ impl PinDir {
     }
 
     /// Removes every pin, and with the pins the programs, their attachments and the maps.
-    ///
-    /// Links go first: a program without its maps' pins still works, but nobody could read its
-    /// counters.
     pub fn remove(&self) -> Result<(), DatapathError> {
-        let wrap = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| DatapathError::PinDir { path, source }
-        };
-        for version in entries(&self.root).map_err(wrap(&self.root))? {
-            for part in ["links", "maps"] {
-                let part = version.join(part);
-                for pin in entries(&part).map_err(wrap(&part))? {
-                    fs::remove_file(&pin).map_err(wrap(&pin))?;
-                }
-                remove_dir(&part).map_err(wrap(&part))?;
-            }
-            remove_dir(&version).map_err(wrap(&version))?;
+        for version in self.versions()? {
+            remove_version(&version)?;
         }
-        remove_dir(&self.root).map_err(wrap(&self.root))
+        remove_dir(&self.root).map_err(failed(&self.root))
+    }
+
+    /// Removes the pins of other versions of steer: what they held was taken over.
+    pub(super) fn forget_other_versions(&self) -> Result<(), DatapathError> {
+        let own = self.version();
+        self.versions()?
+            .iter()
+            .filter(|version| **version != own)
+            .try_for_each(|it| remove_version(it))
+    }
+
+    /// The mode that this version's pinned maps are for.
+    pub fn mode(&self) -> Option<Mode> {
+        let pinned = |name| self.map(name).exists();
+        match (pinned("GENERATION"), pinned("FLOWS")) {
+            (false, _) => None,
+            (true, false) => Some(Mode::Mark),
+            (true, true) => Some(Mode::Redirect),
+        }
+    }
+
+    fn versions(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        entries(&self.root).map_err(failed(&self.root))
     }
 
     /// Every link pin of every version, for what attaches and detaches.
@@ -116,6 +125,26 @@ impl PinDir {
 
     fn links(&self) -> PathBuf {
         self.version().join("links")
+    }
+}
+
+/// Removes the pins of one version. Links go first: a program without its maps' pins still works,
+/// but nobody could read its counters.
+fn remove_version(version: &Path) -> Result<(), DatapathError> {
+    for part in ["links", "maps"] {
+        let part = version.join(part);
+        for pin in entries(&part).map_err(failed(&part))? {
+            fs::remove_file(&pin).map_err(failed(&pin))?;
+        }
+        remove_dir(&part).map_err(failed(&part))?;
+    }
+    remove_dir(version).map_err(failed(version))
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> DatapathError {
+    move |source| DatapathError::PinDir {
+        path: path.to_path_buf(),
+        source,
     }
 }
 
