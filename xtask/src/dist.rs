@@ -69,7 +69,15 @@ pub fn try_them(root: &Root) -> Result<()> {
     let ([deb, rpm], [newer_deb, newer_rpm]) = (first?, newer?);
     root.program("sh")
         .arg("packaging/try")
-        .args([deb, newer_deb, rpm, newer_rpm])
+        .args([&deb, &newer_deb, &rpm, &newer_rpm])
+        .run()?;
+    if !Path::new("/lib/systemd/systemd").exists() {
+        say("there is no systemd on this machine: the service is not tried under it");
+        return Ok(());
+    }
+    root.program("sh")
+        .arg("packaging/try-service")
+        .args([deb, newer_deb])
         .run()
 }
 
