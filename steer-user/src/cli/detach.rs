@@ -20,18 +20,18 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
-    let config = args.options.read_config()?;
+    let (system, _) = args.options.read_system()?;
     let drain = Drain {
         seconds: args.drain,
     };
     let answer = block_on(async {
-        match Client::new(&controller::socket(&config))
+        match Client::new(&controller::socket(&system))
             .detach(drain)
             .await
         {
             // No controller: the programs may be there nevertheless.
             Err(ClientError::Absent { .. }) => {
-                let detached = controller::detach(&config, drain).await?;
+                let detached = controller::detach(&system, drain).await?;
                 Ok::<_, Failure>(Answer::done(detached.to_string()))
             }
             answer => Ok(answer?),

@@ -21,7 +21,10 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{api::Answer, config::Config};
+use crate::{
+    api::Answer,
+    config::{Breakout, Config, SystemConfig},
+};
 
 /// Local Internet breakout for Microsoft 365 on Linux edge routers.
 #[derive(Parser)]
@@ -78,7 +81,26 @@ struct ControllerOptions {
 
 impl ControllerOptions {
     fn read_config(&self) -> Result<Config, Failure> {
-        Config::read(&self.config.config).map_err(|error| Failure::Usage(error.into()))
+        read_config(&self.config.config)
+    }
+
+    /// The directories and the breakouts of the configuration: a mistake elsewhere in the file must
+    /// not keep the operator from asking what runs, or from ending it.
+    fn read_system(&self) -> Result<(SystemConfig, Vec<Breakout>), Failure> {
+        let error = match Config::read(&self.config.config) {
+            Ok(config) => return Ok((config.system, config.breakouts)),
+            Err(error) => error,
+        };
+        match SystemConfig::salvage(&self.config.config) {
+            None => Err(Failure::Usage(error.into())),
+            Some(system) => {
+                eprintln!(
+                    "steer: {} has mistakes, which `steer check` names; only its directories are used",
+                    self.config.config.display()
+                );
+                Ok((system, Vec::new()))
+            }
+        }
     }
 
     /// Prints what became of a command; 0 when it was carried out, else 1.

@@ -14,6 +14,6 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
     let config = args.options.read_config()?;
-    let answer = block_on(Client::new(&controller::socket(&config)).reload())??;
+    let answer = block_on(Client::new(&controller::socket(&config.system)).reload())??;
     args.options.print_answer(&answer)
 }

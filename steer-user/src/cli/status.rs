@@ -19,11 +19,11 @@ pub(super) struct Args {
 
 /// Exit code 0 when steering (or watching) with every breakout up, 1 otherwise.
 pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
-    let config = args.options.read_config()?;
+    let (system, breakouts) = args.options.read_system()?;
     let status = block_on(async {
-        match Client::new(&controller::socket(&config)).status().await {
+        match Client::new(&controller::socket(&system)).status().await {
             Err(ClientError::Absent { .. }) => {
-                Ok::<_, Failure>(controller::unattended(&config).await?)
+                Ok::<_, Failure>(controller::unattended(&system, &breakouts).await?)
             }
             status => Ok(status?),
         }

@@ -209,6 +209,25 @@ impl Config {
     }
 }
 
+impl SystemConfig {
+    /// The directories of a file that may have mistakes, so that what runs can be asked and ended
+    /// nevertheless; none if the file cannot be read or is no TOML.
+    pub fn salvage(path: &Path) -> Option<Self> {
+        let file: toml::Table = std::fs::read_to_string(path).ok()?.parse().ok()?;
+        let folder = |key, default: &str| {
+            let named = file
+                .get("system")
+                .and_then(|system| system.get(key)?.as_str());
+            PathBuf::from(named.unwrap_or(default))
+        };
+        Some(Self {
+            pin_dir: folder("pin_dir", defaults::PIN_DIR),
+            state_dir: folder("state_dir", defaults::STATE_DIR),
+            run_dir: folder("run_dir", defaults::RUN_DIR),
+        })
+    }
+}
+
 impl Selection {
     /// What is steered when the configuration does not say: Optimize and Allow of every area,
     /// without mail transport.

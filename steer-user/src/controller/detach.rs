@@ -9,9 +9,9 @@ use tracing::info;
 use super::{ControllerError, Lock, registry::RegistryFile, socket};
 use crate::{
     api::Drain,
-    config::{Config, Mode},
+    config::{Mode, SystemConfig},
     datapath::{DatapathError, Maps, PinDir},
-    system::{self, Kernel},
+    system::{Kernel, conntrack, leftovers, remove_all},
 };
 
 /// What a detach did.
@@ -39,10 +39,10 @@ impl fmt::Display for Detached {
 }
 
 /// Removes everything, when no controller runs.
-pub async fn detach(config: &Config, drain: Drain) -> Result<Detached, ControllerError> {
-    let _lock = Lock::take(&config.system.run_dir)?;
-    let mut kernel = Kernel::open(&config.system.state_dir)?;
-    let pins = PinDir::new(&config.system.pin_dir);
+pub async fn detach(system: &SystemConfig, drain: Drain) -> Result<Detached, ControllerError> {
+    let _lock = Lock::take(&system.run_dir)?;
+    let mut kernel = Kernel::open(&system.state_dir)?;
+    let pins = PinDir::new(&system.pin_dir);
     if let Some(mode) = pins.mode()
         && let Ok(mut maps) = Maps::open(&pins, mode)
     {
@@ -51,22 +51,22 @@ pub async fn detach(config: &Config, drain: Drain) -> Result<Detached, Controlle
         maps.set_paths(&table)?;
     }
     // A socket that is gone already is as good.
-    let _ = std::fs::remove_file(socket(config));
-    let cut = drained(config, drain).await?;
-    remove(config, &mut kernel, cut).await
+    let _ = std::fs::remove_file(socket(system));
+    let cut = drained(system, drain).await?;
+    remove(system, &mut kernel, cut).await
 }
 
 /// Removes everything. New flows must have been stopped; `cut` flows still use a breakout.
 pub(super) async fn remove(
-    config: &Config,
+    system: &SystemConfig,
     kernel: &mut Kernel,
     cut: u64,
 ) -> Result<Detached, ControllerError> {
-    let pins = PinDir::new(&config.system.pin_dir);
-    let objects = system::leftovers(kernel, &[]).await?;
+    let pins = PinDir::new(&system.pin_dir);
+    let objects = leftovers(kernel, &[]).await?;
     let found = pins.exists() || !objects.is_empty();
     pins.remove()?;
-    let failed = system::remove_all(kernel, &objects).await;
+    let failed = remove_all(kernel, &objects).await;
     if !failed.is_empty() {
         let lines: Vec<String> = failed
             .iter()
@@ -74,7 +74,7 @@ pub(super) async fn remove(
             .collect();
         return Err(ControllerError::Left(lines.join("\n")));
     }
-    let state = &config.system.state_dir;
+    let state = &system.state_dir;
     RegistryFile::remove(state).map_err(|error: io::Error| ControllerError::Registry {
         path: state.clone(),
         reason: error.to_string(),
@@ -83,8 +83,8 @@ pub(super) async fn remove(
 }
 
 /// Waits until no flow uses a breakout, or the time is over; says how many are left.
-pub(super) async fn drained(config: &Config, drain: Drain) -> Result<u64, ControllerError> {
-    let pins = &PinDir::new(&config.system.pin_dir);
+pub(super) async fn drained(system: &SystemConfig, drain: Drain) -> Result<u64, ControllerError> {
+    let pins = &PinDir::new(&system.pin_dir);
     let mut left = in_use(pins)?;
     for second in 0..drain.seconds {
         if left == 0 {
@@ -107,8 +107,8 @@ fn in_use(pins: &PinDir) -> Result<u64, ControllerError> {
     match pins.mode() {
         None => Ok(0),
         // Without connection tracking nothing was granted.
-        Some(Mode::Mark) if system::conntrack::usage().is_none() => Ok(0),
-        Some(Mode::Mark) => Ok(system::conntrack::granted()?.values().sum()),
+        Some(Mode::Mark) if conntrack::usage().is_none() => Ok(0),
+        Some(Mode::Mark) => Ok(conntrack::granted()?.values().sum()),
         Some(Mode::Redirect) => match Maps::open(pins, Mode::Redirect) {
             Ok(maps) => Ok(maps.steered_flows()?),
             Err(DatapathError::Map { .. }) => Ok(0),

@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     api::{self, Answer, Command, Drain, Metrics},
-    config::{Config, Mode},
+    config::{Config, Mode, SystemConfig},
     datapath::{Attachment, Datapath, PinDir},
     endpoints::Feed,
     policy::{ClassRegistry, Plan, Site},
@@ -67,8 +67,8 @@ pub struct Options {
 }
 
 /// Where a controller's socket is.
-pub fn socket(config: &Config) -> PathBuf {
-    config.system.run_dir.join("steer.sock")
+pub fn socket(system: &SystemConfig) -> PathBuf {
+    system.run_dir.join("steer.sock")
 }
 
 /// Reads the feed that a configuration names.
@@ -87,7 +87,7 @@ pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerEr
     let lock = Lock::take(&config.system.run_dir)?;
     let (sender, mut commands) = mpsc::channel(16);
     let mut controller = Controller::start(config, options, sender.clone()).await?;
-    let socket = socket(&controller.config);
+    let socket = socket(&controller.config.system);
     let server = api::serve(&socket, sender).map_err(|source| ControllerError::Socket {
         path: socket.clone(),
         source,
@@ -467,8 +467,8 @@ impl Controller {
         commands: &mut mpsc::Receiver<Command>,
     ) -> Result<Detached, ControllerError> {
         self.decide(Event::StopSteering)?;
-        let config = self.config.clone();
-        let drained = detach::drained(&config, drain);
+        let system = self.config.system.clone();
+        let drained = detach::drained(&system, drain);
         tokio::pin!(drained);
         let cut = loop {
             tokio::select! {
@@ -476,7 +476,7 @@ impl Controller {
                 Some(command) = commands.recv() => self.answer_while_draining(command).await,
             }
         };
-        detach::remove(&self.config, &mut self.kernel, cut).await
+        detach::remove(&system, &mut self.kernel, cut).await
     }
 
     async fn answer_while_draining(&self, command: Command) {

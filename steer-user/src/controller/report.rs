@@ -8,7 +8,7 @@ use crate::{
         BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus,
         Status, SteeringState,
     },
-    config::{Config, Mode},
+    config::{Breakout, Config, Mode, SystemConfig},
     datapath::{Maps, PinDir},
     policy::{ClassRegistry, Plan},
     system::{self, Family, InterfaceName, Object, Sysctl, nft},
@@ -44,7 +44,12 @@ impl Controller {
         let mut problems = self.problems.clone();
         let mut note = |error: ControllerError| problems.push(error.to_string());
         let maps = self.datapath.maps();
-        let counters = counters(maps, &self.config, &self.registry, Some(&self.plan));
+        let counters = counters(
+            maps,
+            &self.config.breakouts,
+            &self.registry,
+            Some(&self.plan),
+        );
         let counters = counters.unwrap_or_else(|error| {
             note(error);
             Vec::new()
@@ -53,10 +58,12 @@ impl Controller {
             note(error);
             BTreeMap::new()
         });
-        let nftables = nftables(&self.config).await.unwrap_or_else(|error| {
-            note(error);
-            None
-        });
+        let nftables = nftables(self.config.mode, &self.config.breakouts)
+            .await
+            .unwrap_or_else(|error| {
+                note(error);
+                None
+            });
         if self.metrics.listening() != self.config.metrics.listen {
             problems.push(METRICS_OFF.into());
         }
@@ -126,13 +133,17 @@ fn breakouts(config: &Config, view: &View) -> Vec<BreakoutStatus> {
 }
 
 /// What is going on where no controller answers: the programs may steer on by themselves.
-pub async fn unattended(config: &Config) -> Result<Status, ControllerError> {
-    let pins = PinDir::new(&config.system.pin_dir);
+/// `breakouts` gives the paths their names.
+pub async fn unattended(
+    system: &SystemConfig,
+    breakouts: &[Breakout],
+) -> Result<Status, ControllerError> {
+    let pins = PinDir::new(&system.pin_dir);
     let Some(mode) = pins.mode() else {
         return Ok(Status::off());
     };
     let maps = Maps::open(&pins, mode)?;
-    let registry = RegistryFile::open(&config.system.state_dir)?;
+    let registry = RegistryFile::open(&system.state_dir)?;
     let generation = maps.generation_number()?.unwrap_or(0);
     Ok(Status {
         state: SteeringState::Unattended,
@@ -142,9 +153,9 @@ pub async fn unattended(config: &Config) -> Result<Status, ControllerError> {
             sets: 0,
             prefixes: 0,
         }),
-        counters: counters(&maps, config, &registry, None)?,
+        counters: counters(&maps, breakouts, &registry, None)?,
         reasons: reasons(&maps)?,
-        nftables: nftables(config).await?,
+        nftables: nftables(mode, breakouts).await?,
         problems: vec![
             "no controller runs: the programs steer on with the last plan, but nobody watches the \
              breakouts. Start it: steer run"
@@ -156,7 +167,7 @@ pub async fn unattended(config: &Config) -> Result<Status, ControllerError> {
 
 fn counters(
     maps: &Maps,
-    config: &Config,
+    breakouts: &[Breakout],
     registry: &RegistryFile,
     plan: Option<&Plan>,
 ) -> Result<Vec<ClassCounter>, ControllerError> {
@@ -174,7 +185,7 @@ fn counters(
                 service_area: class
                     .and_then(|class| class.service_area.as_ref())
                     .map(ToString::to_string),
-                path: config.breakout(count.path).map(|it| it.name.clone()),
+                path: name_of(breakouts, count.path),
                 packets: count.packets,
                 bytes: count.bytes,
             })
@@ -190,15 +201,22 @@ fn reasons(maps: &Maps) -> Result<BTreeMap<String, u64>, ControllerError> {
         .collect())
 }
 
-async fn nftables(config: &Config) -> Result<Option<NftStatus>, ControllerError> {
-    if config.mode != Mode::Mark {
+/// The operator's name for a path; none for the path id 0, "none was up".
+fn name_of(breakouts: &[Breakout], id: u8) -> Option<String> {
+    let named = breakouts.iter().find(|it| it.id == id);
+    named
+        .map(|it| it.name.clone())
+        .or_else(|| (id != 0).then(|| format!("path {id}")))
+}
+
+async fn nftables(
+    mode: Mode,
+    breakouts: &[Breakout],
+) -> Result<Option<NftStatus>, ControllerError> {
+    if mode != Mode::Mark {
         return Ok(None);
     }
-    let name = |id: u8| {
-        config
-            .breakout(id)
-            .map_or_else(|| id.to_string(), |it| it.name.clone())
-    };
+    let name = |id: u8| name_of(breakouts, id).unwrap_or_default();
     Ok(nft::counters().await?.map(|counters| NftStatus {
         granted: counters
             .granted
