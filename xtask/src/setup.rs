@@ -41,6 +41,11 @@ const TOOLS: &[Tool] = &[
         package: "bpftool",
         why: "tests look for programs and maps that were left behind",
     },
+    Tool {
+        command: "systemd-analyze",
+        package: "systemd",
+        why: "a test judges how little the service's unit exposes",
+    },
 ];
 
 /// Everything: to build, and to run the lab as root.
