@@ -148,7 +148,9 @@ impl Patient {
             None => None,
         };
         let pins = PinDir::new(&config.system.pin_dir);
-        let status = Client::new(&controller::socket(&config.system)).status().await;
+        let status = Client::new(&controller::socket(&config.system))
+            .status()
+            .await;
         let proofs = match (&view, &owners, config.mode, table) {
             (Ok(view), Ok(owners), Mode::Mark, Some(table))
                 if !owners.forward_chains.is_empty() =>
