@@ -1,7 +1,7 @@
 //! Looks at the box and says what it means for the configuration: where clients come in, what each
 //! breakout needs, and why one cannot be used.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use steer_common::abi::NextHop as Hop;
@@ -247,12 +247,7 @@ async fn resolved(
     if !(link.up && link.carrier) {
         return Ok(None);
     }
-    let known = facts::neighbour(kernel, link.index, gateway).await?;
-    let Some(mac) = known
-        .filter(|it| it.state == Reachability::Usable)
-        .and_then(|it| it.mac)
-    else {
-        facts::resolve(kernel, link.index, gateway).await?;
+    let Some(mac) = gateway_mac(kernel, link.index, gateway).await? else {
         return Ok(None);
     };
     let mut macs = [0; 12];
@@ -263,6 +258,25 @@ async fn resolved(
         device: id.get().into(),
         mtu: link.mtu,
     }))
+}
+
+/// The Ethernet address of a gateway; gives one that was never asked for a moment to answer.
+async fn gateway_mac(
+    kernel: &Kernel,
+    ifindex: u32,
+    gateway: IpAddr,
+) -> Result<Option<[u8; 6]>, ControllerError> {
+    // Redirected packets do not tell the kernel that the gateway is in use: it would never check
+    // again whether it still has this address.
+    facts::resolve(kernel, ifindex, gateway).await?;
+    for _ in 0..3 {
+        let known = facts::neighbour(kernel, ifindex, gateway).await?;
+        match known.filter(|it| it.state != Reachability::Asking) {
+            Some(found) => return Ok(found.mac.filter(|_| found.state == Reachability::Usable)),
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+    Ok(None)
 }
 
 /// Why a breakout cannot be used now.
