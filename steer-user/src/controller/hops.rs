@@ -23,8 +23,7 @@ pub struct NextHops {
 const LAST: u8 = NEXT_HOPS - 1;
 
 impl NextHops {
-    /// Nothing placed. `used` is the highest place that a controller before this one may have
-    /// named.
+    /// Nothing placed. `in_use` are the places that a controller before this one named.
     pub fn new(in_use: impl IntoIterator<Item = u8>) -> Self {
         let highest = in_use.into_iter().max().unwrap_or(0);
         Self {
