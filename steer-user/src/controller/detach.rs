@@ -6,7 +6,7 @@ use std::{fmt, io, time::Duration};
 use steer_common::abi::STEERING;
 use tracing::info;
 
-use super::{ControllerError, Lock, registry::RegistryFile, socket};
+use super::{ControllerError, Lock, clsact, registry::RegistryFile, socket};
 use crate::{
     api::Drain,
     config::{Mode, SystemConfig},
@@ -64,7 +64,8 @@ pub(super) async fn remove(
 ) -> Result<Detached, ControllerError> {
     let pins = PinDir::new(&system.pin_dir);
     let objects = leftovers(kernel, &[]).await?;
-    let found = pins.exists() || !objects.is_empty();
+    let filters = clsact::remove(&pins, kernel, &[]).await?;
+    let found = filters || pins.exists() || !objects.is_empty();
     pins.remove()?;
     let failed = remove_all(kernel, &objects).await;
     if !failed.is_empty() {

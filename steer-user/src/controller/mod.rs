@@ -4,6 +4,7 @@
 //! objects in the box first (they do nothing without wishes), then the plan, then the programs.
 //! When it ends, steering goes on without it; [`detach`] takes everything away.
 
+mod clsact;
 mod detach;
 mod error;
 mod hops;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::{ControllerError, look::View};
 use crate::{
     config::{Config, Mode, Owner},
+    datapath,
     system::{
         conntrack,
         owners::{Access, Owners},
@@ -37,6 +38,16 @@ pub fn check(
             problems.extend(nobody_translates(config, view, owners));
         }
         Mode::Redirect => {
+            if let Some(release) = datapath::too_old_for_redirect() {
+                return Err(ControllerError::NotForRedirect {
+                    why: format!(
+                        "it needs Linux 5.15 or newer, and this is {release}, where generic XDP \
+                         takes no device map that can name programs, and veth links lose what is \
+                         redirected to them"
+                    ),
+                    or_else: "",
+                });
+            }
             no_translation_needed(config, view)?;
             no_forward_firewall(owners)?;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{ControllerError, Options, look::View};
+use super::{ControllerError, Options, clsact, look::View};
 use crate::{
     config::{Config, Mode},
     datapath::{self, Attachment, Datapath, LogLevel, PinDir},
@@ -29,6 +29,9 @@ pub(super) async fn load(
             _ => return Err(error.into()),
         }
     }
+    // Of a LAN that is no longer in the configuration. The links of newer kernels go with their pins.
+    let keep: Vec<u32> = view.ports.iter().map(|port| port.ifindex).collect();
+    clsact::remove(&PinDir::new(&config.system.pin_dir), kernel, &keep).await?;
     let mut datapath = load_programs(config, options, view)?;
     let generation = datapath.maps_mut().publish(plan.image().clone())?;
     let attachments = attach_programs(config, &mut datapath)?;
@@ -105,7 +108,11 @@ pub(super) fn watch_period(config: &Config, owners: &Owners, adopting: bool) -> 
 
 /// Takes back what a failed start left.
 pub(super) async fn undo(kernel: &mut Kernel, config: &Config) {
-    if let Err(error) = PinDir::new(&config.system.pin_dir).remove() {
+    let pins = PinDir::new(&config.system.pin_dir);
+    if let Err(error) = clsact::remove(&pins, kernel, &[]).await {
+        error!("after the failed start: {error}");
+    }
+    if let Err(error) = pins.remove() {
         error!("after the failed start: {error}");
     }
     match system::leftovers(kernel, &[]).await {

@@ -10,7 +10,7 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcHandle, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
         xdp::XdpLink,
     },
     util::KernelVersion,
@@ -162,6 +162,7 @@ impl Datapath {
         log: LogLevel,
     ) -> Result<Self, DatapathError> {
         pins.create()?;
+        maps::prepare(&pins)?;
         let flow_seed = maps::flow_seed(&pins, mode).unwrap_or(flow_seed);
         let mut programs = ports
             .into_iter()
@@ -318,6 +319,10 @@ fn verified_instructions(ebpf: &Ebpf, program: &str) -> Option<u32> {
 /// controller finds it, and neither first nor last by force.
 pub(super) const FILTER_PRIORITY: u16 = 49_000;
 const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x365);
+/// The pins that say of an interface that our filter is there, and that the clsact qdisc is ours.
+pub(super) const FILTER_MARK: &str = "filter";
+/// See [`FILTER_MARK`].
+pub(super) const QDISC_MARK: &str = "qdisc";
 
 fn attach_tc(ebpf: &mut Ebpf, port: &Port, pins: &PinDir) -> Result<(Hook, bool), DatapathError> {
     const PROGRAM: &str = "lan_ingress";
@@ -336,26 +341,7 @@ fn attach_tc(ebpf: &mut Ebpf, port: &Port, pins: &PinDir) -> Result<(Hook, bool)
         }
     };
     if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
-        let failed = failed(Hook::Clsact);
-        // A clsact qdisc that is there already is what we want.
-        let _ = tc::qdisc_add_clsact(&port.interface);
-        let adopted =
-            tc::qdisc_detach_program(&port.interface, TcAttachType::Ingress, PROGRAM).is_ok();
-        let options = NlOptions {
-            priority: FILTER_PRIORITY,
-            handle: FILTER_HANDLE,
-            classid: None,
-        };
-        let link = program
-            .attach_with_options(
-                &port.interface,
-                TcAttachType::Ingress,
-                TcAttachOptions::Netlink(options),
-            )
-            .and_then(|id| program.take_link(id))
-            .map_err(failed)?;
-        // The filter is the kernel's; dropping the link would take it away.
-        std::mem::forget(link);
+        let adopted = attach_filter(program, port, pins, failed(Hook::Clsact))?;
         return Ok((Hook::Clsact, adopted));
     }
     let failed = failed(Hook::Tcx);
@@ -379,6 +365,86 @@ fn attach_tc(ebpf: &mut Ebpf, port: &Port, pins: &PinDir) -> Result<(Hook, bool)
         .map_err(failed)?;
     keep(link, path)?;
     Ok((Hook::Tcx, false))
+}
+
+/// Attaches as a filter of the clsact qdisc, and says whether it took the place of an earlier one.
+fn attach_filter(
+    program: &mut SchedClassifier,
+    port: &Port,
+    pins: &PinDir,
+    failed: impl Fn(ProgramError) -> DatapathError + Copy,
+) -> Result<bool, DatapathError> {
+    let interface = port.interface.as_str();
+    // An earlier controller's marks, perhaps those of another version of steer.
+    let known = pins.filters()?.get(&port.ifindex).copied();
+    // A qdisc that is there already is what we want, and stays when we go. Any other error comes
+    // again when the filter is added.
+    if tc::qdisc_add_clsact(interface).is_ok() || known == Some(true) {
+        maps::pin_mark(pins, pins.link(QDISC_MARK, port.ifindex))?;
+    }
+    let mark = pins.link(FILTER_MARK, port.ifindex);
+    if known.is_some() {
+        let old = clsact_filter(interface).map_err(|error| failed(error.into()))?;
+        if let Ok(id) = program.attach_to_link(old) {
+            let link = program.take_link(id).map_err(failed)?;
+            // The filter is the kernel's; dropping the link would take it away.
+            std::mem::forget(link);
+            maps::pin_mark(pins, mark)?;
+            return Ok(true);
+        }
+    }
+    // A filter of ours whose pins somebody removed.
+    let adopted =
+        tc::qdisc_detach_program(interface, TcAttachType::Ingress, Mode::Mark.program()).is_ok();
+    let options = NlOptions {
+        priority: FILTER_PRIORITY,
+        handle: FILTER_HANDLE,
+        classid: None,
+    };
+    let link = program
+        .attach_with_options(
+            interface,
+            TcAttachType::Ingress,
+            TcAttachOptions::Netlink(options),
+        )
+        .and_then(|id| program.take_link(id))
+        .map_err(failed)?;
+    std::mem::forget(link);
+    maps::pin_mark(pins, mark)?;
+    Ok(adopted)
+}
+
+/// Our filter at an interface, as aya addresses it: whether it is there is not known.
+fn clsact_filter(interface: &str) -> Result<SchedClassifierLink, TcError> {
+    SchedClassifierLink::attached(
+        interface,
+        TcAttachType::Ingress,
+        FILTER_PRIORITY,
+        FILTER_HANDLE,
+        None,
+    )
+    .map_err(TcError::IoError)
+}
+
+/// Whether a filter at clsact ingress is ours.
+pub fn is_our_filter(priority: u16, handle: u32, program: Option<&str>) -> bool {
+    (priority, handle, program)
+        == (
+            FILTER_PRIORITY,
+            FILTER_HANDLE.into(),
+            Some(Mode::Mark.program()),
+        )
+}
+
+/// Removes our filter from clsact ingress: ask [`is_our_filter`] first.
+pub fn remove_filter(interface: &str) -> Result<(), DatapathError> {
+    clsact_filter(interface)
+        .map_err(ProgramError::from)
+        .and_then(aya::programs::links::Link::detach)
+        .map_err(|source| DatapathError::Detach {
+            interface: interface.into(),
+            source: Box::new(source),
+        })
 }
 
 fn attach_xdp(

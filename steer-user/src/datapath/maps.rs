@@ -1,6 +1,6 @@
 //! The pinned maps, opened by whoever wants to write or read them: the controller, `status`.
 
-use std::{fs, io, os::fd::AsFd as _};
+use std::{fs, io, os::fd::AsFd as _, path::PathBuf};
 
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, xdp::DevMap};
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
@@ -96,14 +96,7 @@ impl Maps {
         let failed = map_error("GENERATION");
         let number = self.generation_number()?.map_or(1, |number| number + 1);
         image.set_number(number);
-        let layout = aya_obj::Map::new_from_params(
-            BPF_MAP_TYPE_ARRAY as u32,
-            KEY_BYTES,
-            CHUNK_BYTES,
-            CHUNKS,
-            BPF_F_RDONLY_PROG,
-        );
-        let data = MapData::create(layout, "steer_plan", None).map_err(failed)?;
+        let data = new_plan()?;
         self.pin_plan(&data)?;
         let refused = |error| DatapathError::Map {
             map: "steer_plan",
@@ -260,6 +253,56 @@ impl Maps {
         }
         Ok(counts)
     }
+}
+
+/// An empty map for a plan.
+fn new_plan() -> Result<MapData, DatapathError> {
+    let layout = aya_obj::Map::new_from_params(
+        BPF_MAP_TYPE_ARRAY as u32,
+        KEY_BYTES,
+        CHUNK_BYTES,
+        CHUNKS,
+        BPF_F_RDONLY_PROG,
+    );
+    MapData::create(layout, "steer_plan", None).map_err(map_error("steer_plan"))
+}
+
+/// Makes and pins the map of the active generation, if it is not there.
+///
+/// The loader would make one whose inner map has type information (BTF), which that of
+/// [`Maps::publish`] has not. Linux 6.1 and older take that for another kind of map and refuse it
+/// with EINVAL: `bpf_map_meta_equal` of kernel/bpf/map_in_map.c compares `timer_off` there, which is
+/// -EINVAL without type information and -ENOENT with it.
+pub(super) fn prepare(pins: &PinDir) -> Result<(), DatapathError> {
+    const NAME: &str = "GENERATION";
+    let path = pins.map(NAME);
+    if path.exists() {
+        return Ok(());
+    }
+    let refused = |error: &dyn std::fmt::Display| DatapathError::Map {
+        map: NAME,
+        reason: format!("cannot make or pin it: {error}"),
+    };
+    let template = new_plan()?;
+    sys::array_of_maps(*b"GENERATION\0\0\0\0\0\0", template.fd().as_fd())
+        .map_err(|error| refused(&error))
+        .and_then(|map| MapData::from_fd(map).map_err(map_error(NAME)))
+        .and_then(|map| map.pin(&path).map_err(|error| refused(&error)))
+}
+
+/// Leaves a mark below the pins that lasts as long as they do: the map of the paths once more, for a
+/// BPF file system holds nothing but BPF objects.
+pub(super) fn pin_mark(pins: &PinDir, path: PathBuf) -> Result<(), DatapathError> {
+    if path.exists() {
+        return Ok(());
+    }
+    MapData::from_pin(pins.map("PATHS"))
+        .map_err(map_error("PATHS"))?
+        .pin(&path)
+        .map_err(|error| DatapathError::Pin {
+            path,
+            reason: error.to_string(),
+        })
 }
 
 /// The seed of the flow table that is pinned already; none where there is no table yet.

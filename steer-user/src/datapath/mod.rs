@@ -12,10 +12,12 @@ mod pins;
 mod sys;
 pub(crate) mod trial;
 
-pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
+pub use load::{
+    Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice, is_our_filter, remove_filter,
+};
 pub use maps::{ClassCount, Maps, ReasonCount};
 pub use pins::PinDir;
-pub use trial::{Trial, attached_at, is_ours, program_name, try_out};
+pub use trial::{Trial, attached_at, is_ours, program_name, too_old_for_redirect, try_out};
 
 use std::path::PathBuf;
 
@@ -66,6 +68,14 @@ pub enum DatapathError {
         source: Box<aya::programs::ProgramError>,
         /// What to do about it.
         advice: &'static str,
+    },
+    /// The filter of an older kernel could not be removed.
+    #[error("{interface}: cannot remove steer's filter from clsact ingress: {source}")]
+    Detach {
+        /// The interface.
+        interface: String,
+        /// What aya or the kernel said.
+        source: Box<aya::programs::ProgramError>,
     },
     /// A link could not be kept.
     #[error("{path}: cannot keep the attachment: {reason}")]

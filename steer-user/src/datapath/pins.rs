@@ -1,13 +1,14 @@
 //! Where maps and links are pinned.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use steer_common::abi;
 
-use super::{DatapathError, Mode};
+use super::{DatapathError, Mode, load};
 
 /// The directory of this version's pins, below the configured one.
 #[derive(Clone, Debug)]
@@ -82,6 +83,30 @@ impl PinDir {
             pins.extend(entries(&path).map_err(|source| DatapathError::PinDir { path, source })?);
         }
         Ok(pins)
+    }
+
+    /// The interfaces, by index, at which a filter of ours was left, and whether the clsact qdisc
+    /// there is ours, too.
+    pub fn filters(&self) -> Result<BTreeMap<u32, bool>, DatapathError> {
+        let mut found = BTreeMap::new();
+        for pin in self.link_pins()? {
+            let name = pin
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let Some((kind, Ok(index))) = name
+                .rsplit_once('-')
+                .map(|(kind, index)| (kind, index.parse()))
+            else {
+                continue;
+            };
+            match kind {
+                load::FILTER_MARK => found.entry(index).or_insert(false),
+                load::QDISC_MARK => found.entry(index).insert_entry(true).into_mut(),
+                _ => continue,
+            };
+        }
+        Ok(found)
     }
 
     /// Removes this version's link pins of interfaces with other indexes.
@@ -162,5 +187,22 @@ fn remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marks_say_where_a_filter_is_and_whose_the_qdisc_is() {
+        let root = tempfile::tempdir().unwrap();
+        let pins = PinDir::new(root.path());
+        pins.create().unwrap();
+        for (kind, index) in [("filter", 3), ("filter", 40), ("qdisc", 40), ("tc", 5)] {
+            fs::write(pins.link(kind, index), "").unwrap();
+        }
+        let expected = BTreeMap::from([(3, false), (40, true)]);
+        assert_eq!(pins.filters().unwrap(), expected);
     }
 }

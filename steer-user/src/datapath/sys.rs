@@ -2,9 +2,12 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS;
+
+const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_FREEZE: libc::c_long = 22;
 const DESCRIPTOR_BYTES: libc::c_long = 4;
 
@@ -26,4 +29,46 @@ pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The beginning of BPF_MAP_CREATE's attribute (linux/bpf.h).
+#[repr(C)]
+struct NewMap {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: i32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// Makes an array of one map, which can hold any map like `inner`.
+pub fn array_of_maps(name: [u8; 16], inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attribute = NewMap {
+        map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS as u32,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        map_flags: 0,
+        inner_map_fd: inner.as_raw_fd(),
+        numa_node: 0,
+        name,
+    };
+    // SAFETY: the kernel reads as many bytes as the size says, which is the size of `attribute`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_CREATE,
+            &raw const attribute,
+            size_of::<NewMap>(),
+        )
+    };
+    let descriptor = i32::try_from(result).map_err(io::Error::other)?;
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel gave a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -1,7 +1,10 @@
 //! What this kernel can do, found out by trying, and whose programs are where. Nothing is attached or
 //! pinned, and nothing stays.
 
-use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use aya::{
+    programs::{SchedClassifier, TcAttachType, loaded_programs},
+    util::KernelVersion,
+};
 
 use super::{DatapathError, LogLevel, Mode, Port, load};
 
@@ -42,6 +45,17 @@ pub fn attached_at(interface: &str) -> Option<Vec<String>> {
     let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).ok()?;
     let name = |it: &aya::programs::ProgramInfo| it.name_as_str().unwrap_or("unnamed").to_owned();
     Some(programs.iter().map(name).collect())
+}
+
+/// The release of this kernel, if it is too old for redirect mode.
+///
+/// Before Linux 5.15 `generic_xdp_install` refuses every program with a device map whose entries
+/// have room for a program, as ours have (net/core/dev.c), and before 5.13 `veth_xdp_xmit` drops
+/// unless the peer runs XDP, too (drivers/net/veth.c).
+pub fn too_old_for_redirect() -> Option<String> {
+    let old = KernelVersion::current().is_ok_and(|it| it < KernelVersion::new(5, 15, 0));
+    let release = || nix::sys::utsname::uname().map(|it| it.release().display().to_string());
+    old.then(|| release().unwrap_or_else(|_| "older".into()))
 }
 
 /// The name of a loaded program.

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
 use futures_util::TryStreamExt;
-use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 
-use super::{Kernel, SystemError};
+use super::{Kernel, SystemError, kernel::errno_of};
 
 /// The names of the features that are on, as `ethtool -k` knows the kernel's own names: `rx-gro`,
 /// `rx-lro`, `hw-tc-offload`, … None where the kernel cannot tell (before Linux 5.6).
@@ -39,6 +39,8 @@ pub struct Filter {
     pub program: Option<String>,
     /// Lower is asked first.
     pub priority: u16,
+    /// Its number among those of the same priority.
+    pub handle: u32,
 }
 
 /// The filters at a device's clsact ingress hook; TCX programs are not among them.
@@ -55,6 +57,32 @@ pub async fn ingress_filters(kernel: &Kernel, index: u32) -> Result<Vec<Filter>,
     Ok(messages.iter().filter_map(filter).collect())
 }
 
+/// Removes the clsact qdisc of an interface, unless somebody's filter is at its ingress or egress.
+pub async fn remove_unused_clsact(kernel: &Kernel, index: u32) -> Result<(), SystemError> {
+    let failed = |source| SystemError::Netlink {
+        what: format!("tc qdisc del (index {index}) clsact"),
+        source,
+    };
+    let Ok(signed) = i32::try_from(index) else {
+        return Ok(());
+    };
+    let request = kernel.netlink().traffic_filter(signed).get().egress();
+    let egress: Vec<TcMessage> = request.execute().try_collect().await.map_err(failed)?;
+    let used = egress.iter().any(|message| filter(message).is_some())
+        || !ingress_filters(kernel, index).await?.is_empty();
+    if used {
+        return Ok(());
+    }
+    let mut request = kernel.netlink().qdisc().del(signed);
+    request.message_mut().header.parent = TcHandle::CLSACT;
+    request.message_mut().attributes = vec![TcAttribute::Kind("clsact".into())];
+    match request.execute().await {
+        // Somebody was quicker.
+        Err(error) if errno_of(&error) == Some(libc::ENOENT) => Ok(()),
+        result => result.map_err(failed),
+    }
+}
+
 fn filter(message: &TcMessage) -> Option<Filter> {
     // The kernel lists each priority once more without a handle.
     if u32::from(message.header.handle) == 0 {
@@ -64,6 +92,7 @@ fn filter(message: &TcMessage) -> Option<Filter> {
         kind: String::new(),
         program: None,
         priority: (message.header.info >> 16) as u16,
+        handle: message.header.handle.into(),
     };
     for attribute in &message.attributes {
         match attribute {

@@ -1,0 +1,41 @@
+//! Takes away what steer leaves at a clsact qdisc where the kernel has no TCX (before Linux 6.6):
+//! a filter is no link, so it does not go with its pin.
+
+use super::ControllerError;
+use crate::{
+    datapath::{self, PinDir},
+    system::{
+        Kernel,
+        facts::Facts,
+        filters::{ingress_filters, remove_unused_clsact},
+    },
+};
+
+/// Removes our filter from every interface, also where no pin tells of it any more; the qdisc too,
+/// if steer added it and nobody else uses it. Interfaces whose index is in `keep` are left alone.
+/// Whether there was one.
+pub(super) async fn remove(
+    pins: &PinDir,
+    kernel: &Kernel,
+    keep: &[u32],
+) -> Result<bool, ControllerError> {
+    let own_qdiscs = pins.filters()?;
+    let mut found = false;
+    for link in &Facts::gather(kernel).await?.links {
+        if keep.contains(&link.index) {
+            continue;
+        }
+        let filters = ingress_filters(kernel, link.index).await?;
+        let ours = filters
+            .iter()
+            .any(|it| datapath::is_our_filter(it.priority, it.handle, it.program.as_deref()));
+        if ours {
+            datapath::remove_filter(&link.name)?;
+            found = true;
+        }
+        if own_qdiscs.get(&link.index) == Some(&true) {
+            remove_unused_clsact(kernel, link.index).await?;
+        }
+    }
+    Ok(found)
+}
