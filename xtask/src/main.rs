@@ -7,6 +7,7 @@
 
 mod ci;
 mod dist;
+mod kernels;
 mod process;
 mod residue;
 mod setup;
@@ -64,6 +65,12 @@ enum Command {
             value_name = "OPTION"
         )]
         args: Vec<OsString>,
+    },
+    /// Boot Debian's kernels in an emulator and run steer in each
+    Kernels {
+        /// Minor versions, such as 6.1 [default: all that the archive has]
+        #[arg(value_name = "VERSION")]
+        versions: Vec<String>,
     },
     /// Regenerate the built-in snapshot of Microsoft's endpoints from their JSON
     Snapshot {
@@ -127,6 +134,7 @@ fn run(command: Command) -> Result<()> {
             let root = setup::install_missing()?;
             run_binary(&root, "steer-bench", args)
         }
+        Command::Kernels { versions } => kernels::run(&versions),
         Command::Snapshot { file } => {
             setup::install_for_building()?;
             build()?;

@@ -62,6 +62,12 @@ impl Step {
         self
     }
 
+    /// Somewhere else than in the workspace's root.
+    pub fn in_directory(mut self, directory: impl AsRef<Path>) -> Self {
+        self.0.current_dir(directory);
+        self
+    }
+
     /// Runs it to its end; anything but success is an error that names the whole command.
     pub fn run(mut self) -> Result<()> {
         let status = self.0.status().with_context(|| self.cannot_start())?;
@@ -82,7 +88,13 @@ impl Step {
 
     /// What it writes to standard output.
     pub fn output(mut self) -> Result<String> {
-        self.0.stdin(Stdio::null()).stderr(Stdio::inherit());
+        self.0.stderr(Stdio::inherit());
+        self.quiet_output()
+    }
+
+    /// What it writes to standard output; its complaints are not shown.
+    pub fn quiet_output(mut self) -> Result<String> {
+        self.0.stdin(Stdio::null());
         let output = self.0.output().with_context(|| self.cannot_start())?;
         if !output.status.success() {
             bail!("`{}` failed ({})", self.text(), output.status);

@@ -13,11 +13,11 @@ const BPF_LINKER: &str = "0.10.3";
 const CARGO_DEB: &str = "3.8.0";
 const CARGO_GENERATE_RPM: &str = "0.21.1";
 
-/// A command of the lab, and the package that brings it, by its name on Debian.
-struct Tool {
-    command: &'static str,
-    package: &'static str,
-    why: &'static str,
+/// A command that is needed, and the package that brings it, by its name on Debian.
+pub struct Tool {
+    pub command: &'static str,
+    pub package: &'static str,
+    pub why: &'static str,
 }
 
 const TOOLS: &[Tool] = &[
@@ -52,7 +52,7 @@ const TOOLS: &[Tool] = &[
 pub fn install_missing() -> Result<Root> {
     let root = Root::find()?;
     install_for_building()?;
-    install_tools(&root)?;
+    install(&root, TOOLS)?;
     mount_bpffs(&root)?;
     Ok(root)
 }
@@ -133,8 +133,9 @@ fn install_tool(name: &str, version: &str, why: &str) -> Result<()> {
         .run()
 }
 
-fn install_tools(root: &Root) -> Result<()> {
-    let missing: Vec<&Tool> = TOOLS
+/// Those of the tools that are not there.
+pub fn install(root: &Root, tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools
         .iter()
         .filter(|tool| find(tool.command).is_none())
         .collect();
