@@ -77,8 +77,13 @@ pub fn run(versions: &[String]) -> Result<()> {
     }
     print(&ran);
     let failed = ran.iter().filter(|row| !row.report.passed()).count();
+    let fewest = if versions.is_empty() {
+        FEWEST
+    } else {
+        FEWEST.min(versions.len())
+    };
     ensure!(
-        ran.len() >= FEWEST.min(versions.len().max(1)) && !ran.is_empty(),
+        ran.len() >= fewest,
         "{} kernels ran, which proves nothing",
         ran.len()
     );
