@@ -99,7 +99,7 @@ fn add_component(component: &str, why: &str) -> Result<()> {
 
 fn install_bpf_linker() -> Result<()> {
     install_tool("bpf-linker", BPF_LINKER, "it links the kernel programs")
-        .context("bpf-linker could not be installed; building it needs a C compiler and crates.io")
+        .context("bpf-linker could not be installed; building it needs a C compiler and the crate registry")
 }
 
 /// What makes packages, for `dist` only.
@@ -112,7 +112,7 @@ pub fn install_packagers() -> Result<()> {
     )
 }
 
-/// A program from crates.io, in `target/tools`.
+/// A program from the crate registry, in `target/tools`.
 fn install_tool(name: &str, version: &str, why: &str) -> Result<()> {
     let tools = workspace().join("target/tools");
     let tool = tools.join("bin").join(name);
