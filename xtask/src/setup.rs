@@ -98,8 +98,9 @@ fn add_component(component: &str, why: &str) -> Result<()> {
 }
 
 fn install_bpf_linker() -> Result<()> {
-    install_tool("bpf-linker", BPF_LINKER, "it links the kernel programs")
-        .context("bpf-linker could not be installed; building it needs a C compiler and the crate registry")
+    install_tool("bpf-linker", BPF_LINKER, "it links the kernel programs").context(
+        "bpf-linker could not be installed; building it needs a C compiler and the crate registry",
+    )
 }
 
 /// What makes packages, for `dist` only.
