@@ -30,7 +30,7 @@ pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
             .await
         {
             // No controller: the programs may be there nevertheless.
-            Err(ClientError::Absent { .. }) => {
+            Err(ClientError::Absent { .. } | ClientError::Ending { .. }) => {
                 let detached = controller::detach(&system, drain).await?;
                 Ok::<_, Failure>(Answer::done(detached.to_string()))
             }

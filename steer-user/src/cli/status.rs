@@ -22,7 +22,7 @@ pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
     let (system, breakouts) = args.options.read_system()?;
     let status = block_on(async {
         match Client::new(&controller::socket(&system)).status().await {
-            Err(ClientError::Absent { .. }) => {
+            Err(ClientError::Absent { .. } | ClientError::Ending { .. }) => {
                 Ok::<_, Failure>(controller::unattended(&system, &breakouts).await?)
             }
             status => Ok(status?),

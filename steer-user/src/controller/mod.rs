@@ -94,12 +94,13 @@ pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerEr
         source,
     })?;
     supervisor::ready();
-    let outcome = match controller.serve(&mut commands).await? {
+    let end = controller.serve(&mut commands).await?;
+    let (outcome, answer) = match end {
         End::Stopped => {
             info!(
                 "steer stops; the programs steer on without it. `steer run` takes over again, `steer detach` removes them"
             );
-            Ok(Ended::Stopped)
+            (Ok(Ended::Stopped), None)
         }
         End::Detach(drain, answer) => {
             let draining = controller.detach(drain, &mut commands);
@@ -108,16 +109,20 @@ pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerEr
                 Ok(detached) => Answer::done(detached.to_string()),
                 Err(error) => Answer::refused(error.to_string()),
             };
-            // The lock goes first: whoever hears the answer may start another controller.
-            drop(lock);
-            // Nobody listening any more changes nothing.
-            let _ = answer.send(message);
-            outcome.map(|_| Ended::Detached)
+            (outcome.map(|_| Ended::Detached), Some((answer, message)))
         }
     };
-    server.finish().await;
-    // A socket that is gone already is as good.
+    // Socket, lock, answer, in this order: whoever hears the answer may start another controller,
+    // which puts its own socket in this place. A socket that is gone already is as good.
     let _ = std::fs::remove_file(socket);
+    drop(lock);
+    if let Some((answer, message)) = answer {
+        // Nobody listening any more changes nothing.
+        let _ = answer.send(message);
+    }
+    // Requests that still wait hear that the controller ends.
+    drop(commands);
+    server.finish().await;
     outcome
 }
 
