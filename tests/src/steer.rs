@@ -44,6 +44,8 @@ impl Mode {
 pub struct Settings {
     /// Mark or redirect.
     pub mode: Mode,
+    /// Whether a written configuration or feed is reloaded without a word.
+    pub reload_on_change: bool,
     /// How long steer watches flows before it steers new ones, where conntrack was not in use.
     pub watch_period: Duration,
     /// More lines for the `[[lan]]` table, such as `exclude_sources`.
@@ -62,6 +64,7 @@ impl Default for Settings {
         let watch_period = Duration::from_secs(3);
         Self {
             mode: Mode::Mark,
+            reload_on_change: false,
             watch_period,
             lan: String::new(),
             more: String::new(),
@@ -345,6 +348,7 @@ pub fn write_config(lab: &Lab, settings: &Settings) -> Result<PathBuf> {
 fn config_text(lab: &Lab, settings: &Settings) -> String {
     let Settings {
         mode,
+        reload_on_change,
         watch_period,
         lan,
         more,
@@ -373,7 +377,7 @@ fn config_text(lab: &Lab, settings: &Settings) -> String {
         .collect();
     let directory = lab.directory();
     format!(
-        "mode = \"{mode}\"\n\
+        "mode = \"{mode}\"\nreload_on_change = {reload_on_change}\n\
          [[lan]]\ninterface = \"lan0\"\n{lan}\n\
          [backbone]\ninterface = \"bb0\"\n\
          {breakouts}\

@@ -212,6 +212,55 @@ fn a_bad_feed_is_refused_with_place_and_remedy_and_changes_nothing() {
     );
 }
 
+/// Nobody says `reload`: the files are written, in place or by a rename, and the log tells what
+/// changed.
+#[test]
+fn a_written_configuration_or_feed_is_reloaded_by_itself_with_word_of_what_changed() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let feed = write_feed(&lab, &[set(1, &["52.96.0.0/14"])]);
+    let settings = Settings {
+        reload_on_change: true,
+        ..settings(&feed, "")
+    };
+    let steer = Steer::start(&lab, &settings).unwrap();
+    let good = fs::read_to_string(steer.config()).unwrap();
+    let site = |to: &str| {
+        let flow = Flow::udp(to.parse().unwrap(), 443);
+        probe_all(&lab.client, &[flow]).unwrap()[0].site
+    };
+    let wait = |words: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        while !steer.whole_log().unwrap().contains(words) {
+            assert!(Instant::now() < deadline, "{words:?}: {}", steer.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+
+    // What is wrong changes nothing.
+    fs::write(steer.config(), good.replacen("\"mark\"", "\"magic\"", 1)).unwrap();
+    wait("nothing was changed");
+    assert_eq!(site("52.96.1.1"), Site::Near);
+    // The feed, put in place whole.
+    fs::write(steer.config(), &good).unwrap();
+    wait("generation 2,");
+    let new = lab.directory().join("new.json");
+    fs::write(
+        &new,
+        Value::from([set(1, &["40.96.0.0/13"])].as_slice()).to_string(),
+    )
+    .unwrap();
+    fs::rename(&new, &feed).unwrap();
+    wait("generation 3,");
+    assert_eq!(site("52.97.1.1"), Site::Far);
+    assert_eq!(site("40.96.1.1"), Site::Near);
+    // The configuration, written in place.
+    let excluded = good.replacen("[select]", "[select]\nexclude = [\"40.97.0.0/16\"]", 1);
+    fs::write(steer.config(), excluded).unwrap();
+    wait("select.exclude: (not set) -> [\"40.97.0.0/16\"]");
+    assert_eq!(site("40.97.1.1"), Site::Far);
+    assert_eq!(site("40.98.1.1"), Site::Near);
+}
+
 /// Destinations that leave the plan with every second reload, each in another way: a prefix of a
 /// set, a set, and two that are excluded.
 const LEAVING: [&str; 4] = ["52.98.1.1", "40.96.1.1", "52.96.5.1", "2603:1016::1"];

@@ -6,6 +6,7 @@ use super::{Mode, Owner, XdpChoice};
 use crate::endpoints::Category;
 
 pub(super) const MODE: Mode = Mode::Mark;
+pub(super) const RELOAD_ON_CHANGE: bool = true;
 /// What Microsoft recommends to route directly.
 pub(super) const CATEGORIES: [Category; 2] = [Category::Optimize, Category::Allow];
 pub(super) const OWN_CATEGORY: Category = Category::Allow;

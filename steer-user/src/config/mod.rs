@@ -10,6 +10,7 @@ mod error;
 mod locate;
 mod schema;
 mod validate;
+mod written;
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +22,10 @@ use std::{
 
 use ipnet::IpNet;
 
-pub use self::error::{ConfigError, ConfigProblem};
+pub use self::{
+    error::{ConfigError, ConfigProblem},
+    written::{Difference, Written},
+};
 use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
 pub use crate::{
     datapath::{Mode, XdpChoice},
@@ -34,6 +38,8 @@ pub const SAMPLE: &str = include_str!("../../steer.toml");
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Whether the running controller reads it again by itself when the file changes.
+    pub reload_on_change: bool,
     /// How packets reach a breakout.
     pub mode: Mode,
     /// Where the endpoint list comes from.
@@ -54,6 +60,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// Where steer keeps things on this machine.
     pub system: SystemConfig,
+    /// The file itself, to say what changed.
+    pub written: Written,
 }
 
 /// Where the endpoint list comes from.

@@ -11,6 +11,7 @@ pub(super) type Number = Spanned<i64>;
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub mode: Option<Text>,
+    pub reload_on_change: Option<bool>,
     #[serde(default)]
     pub feed: RawFeed,
     #[serde(default)]

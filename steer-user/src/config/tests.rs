@@ -9,6 +9,7 @@ use super::{
 
 /// Every key, none with its default.
 const FULL: &str = r#"
+reload_on_change = false
 mode = "redirect"
 feed = { file = "f.json", instance = "china" }
 [select]
@@ -169,6 +170,7 @@ fn the_smallest_file_has_the_documented_defaults() {
 fn every_key_arrives() {
     let config = Config::parse("steer.toml", FULL).unwrap();
     let expected = Config {
+        reload_on_change: false,
         mode: Mode::Redirect,
         feed: FeedConfig {
             file: Some("f.json".into()),
@@ -221,6 +223,7 @@ fn every_key_arrives() {
             state_dir: "/s".into(),
             run_dir: "/r".into(),
         },
+        written: Written::of(FULL),
     };
     assert_eq!(config, expected);
 }
@@ -263,7 +266,11 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         })
         .collect();
     assert!(written_out.contains("\ninclude = []\n") && written_out.contains("\nrun_dir = "));
-    assert_eq!(Config::parse("sample", &written_out).unwrap(), sample);
+    let expected = Config {
+        written: Written::of(&written_out),
+        ..sample
+    };
+    assert_eq!(Config::parse("sample", &written_out).unwrap(), expected);
     for key in [
         "instance",
         "exclude_sets",

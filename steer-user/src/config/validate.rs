@@ -15,7 +15,8 @@ use toml::Spanned;
 
 use super::{
     Breakout, Config, ConfigProblem, FeedConfig, InterfaceName, Lan, MarkConfig, MetricsConfig,
-    Mode, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan, XdpChoice, defaults,
+    Mode, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan, Written, XdpChoice,
+    defaults,
     schema::{
         Number, NumberOrText, RawBreakout, RawConfig, RawFeed, RawInclude, RawLan, RawMark,
         RawMetrics, RawSelect, RawSystem, Text,
@@ -90,6 +91,7 @@ impl Checker<'_> {
         self.roles_are_distinct(&lans, &breakouts, &named, backbone.as_ref());
 
         Config {
+            reload_on_change: raw.reload_on_change.unwrap_or(defaults::RELOAD_ON_CHANGE),
             mode,
             feed,
             select,
@@ -102,6 +104,7 @@ impl Checker<'_> {
             },
             metrics: self.metrics(raw.metrics),
             system: self.system(raw.system),
+            written: Written::of(self.text),
         }
     }
 

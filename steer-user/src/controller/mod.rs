@@ -19,6 +19,8 @@ pub mod step;
 mod supervisor;
 
 use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -50,7 +52,7 @@ use crate::{
     datapath::{Attachment, Datapath, PinDir},
     endpoints::Feed,
     policy::{ClassRegistry, Plan, Site},
-    system::{self, Kernel, Object, PathId, monitor::Monitor, owners::Owners},
+    system::{self, Kernel, Object, PathId, files::Files, monitor::Monitor, owners::Owners},
 };
 
 /// How often the box is looked at.
@@ -248,6 +250,7 @@ impl Controller {
             signals(SignalKind::hangup())?,
         );
         let mut monitor = Monitor::subscribe(self.config.mode == Mode::Redirect)?;
+        let mut files = self.watch_files();
         let mut looks = tokio::time::interval(LOOK);
         let mut sweeps = tokio::time::interval(SWEEP);
         for timer in [&mut looks, &mut sweeps] {
@@ -273,14 +276,13 @@ impl Controller {
                 }
                 _ = interrupt.recv() => return Ok(End::Stopped),
                 _ = terminate.recv() => return Ok(End::Stopped),
-                _ = hangup.recv() => log_answer(&self.reload().await),
+                _ = hangup.recv() => drop(self.reload_and_watch(&mut files).await),
+                () = written(&mut files) => drop(self.reload_and_watch(&mut files).await),
                 Some(command) = commands.recv() => match command {
                     // Nobody listening any more changes nothing.
                     Command::Status(answer) => drop(answer.send(self.status().await)),
                     Command::Reload(answer) => {
-                        let result = self.reload().await;
-                        log_answer(&result);
-                        let _ = answer.send(result);
+                        drop(answer.send(self.reload_and_watch(&mut files).await));
                     }
                     Command::Detach(drain, answer) => return Ok(End::Detach(drain, answer)),
                 },
@@ -378,6 +380,33 @@ impl Controller {
         Ok(())
     }
 
+    /// Reloads, and watches the files that the next reload reads. What was written before this one
+    /// needs no second.
+    async fn reload_and_watch(&mut self, files: &mut Option<Files>) -> Answer {
+        *files = self.watch_files();
+        let answer = self.reload().await;
+        if files.as_ref().map(Files::paths) != self.files().as_ref() {
+            *files = self.watch_files();
+        }
+        log_answer(&answer);
+        answer
+    }
+
+    fn watch_files(&self) -> Option<Files> {
+        Files::watch(self.files()?)
+            .inspect_err(|error| {
+                warn!("changed files are not noticed: {error}. Say `steer reload` after a change");
+            })
+            .ok()
+    }
+
+    /// The files that a reload reads; none if they are not to be watched.
+    fn files(&self) -> Option<BTreeSet<PathBuf>> {
+        let feed = self.config.feed.file.clone();
+        let files = [self.options.config.clone()].into_iter().chain(feed);
+        self.config.reload_on_change.then(|| files.collect())
+    }
+
     /// Answers metrics where the configuration says, or tries to.
     async fn keep_metrics(&mut self) {
         let listen = self.config.metrics.listen;
@@ -450,20 +479,25 @@ impl Controller {
         let view = look(&self.kernel, &config).await?;
         let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
         let before = self.plan.size();
+        let changes = self.config.written.changes(&config.written);
         self.publish(plan)?;
         self.config = config;
         self.objects = report::objects(&self.config, &view);
         self.sweep().await;
         self.see(view)?;
         let after = self.plan.size();
-        Ok(format!(
+        let mut answer = format!(
             "configuration and feed reloaded: generation {}, {} sets with {} prefixes (before: {} with {})",
             self.generation,
             after.sets + after.own,
             after.prefixes_v4 + after.prefixes_v6,
             before.sets + before.own,
             before.prefixes_v4 + before.prefixes_v6,
-        ))
+        );
+        for change in changes {
+            let _ = write!(answer, "\n  {change}");
+        }
+        Ok(answer)
     }
 
     /// Ends steering: no new flows, wait for the old ones, take everything away.
@@ -536,6 +570,14 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         Some("[redirect]")
     } else {
         None
+    }
+}
+
+/// Waits until a watched file was written; for ever if none is watched.
+async fn written(files: &mut Option<Files>) {
+    match files {
+        Some(files) => files.written().await,
+        None => std::future::pending().await,
     }
 }
 
