@@ -93,6 +93,15 @@ impl Chunk {
         bytemuck::must_cast_ref(self)
     }
 
+    /// One of the chunk's rules, read with one load; of `index` the lowest 6 bits count.
+    #[inline(always)]
+    pub fn rule(&self, index: u32) -> Rule {
+        let words: &[u64; 64] = bytemuck::must_cast_ref(self);
+        // SAFETY: a reference to an element of the array. Volatile only so that the compiler does not
+        // make several loads of it.
+        bytemuck::cast(unsafe { (&raw const words[(index & 63) as usize]).read_volatile() })
+    }
+
     /// The chunk as 64 segments.
     #[inline(always)]
     pub fn segments(&self) -> &[Segment; 64] {

@@ -79,12 +79,14 @@ pub fn rule<C: Chunks>(chunks: &C, entry: u16, protocol: u8, port: u16) -> Optio
     let first = (entry % ENTRIES_PER_CHUNK) * RULES_PER_ENTRY;
     let mut offset = 0;
     while offset < RULES_PER_ENTRY {
-        let rule = &chunk.rules()[((first | offset) & 63) as usize];
+        // One load of the whole rule: behind the loop the verifier sees a number that can be anything,
+        // whichever rule it was, and does not follow every rule to the end of the program.
+        let rule = chunk.rule((first | offset) & 63);
         if rule.action() == Action::End {
             return None;
         }
         if rule.matches(protocol, port) {
-            return Some(*rule);
+            return Some(rule);
         }
         offset += 1;
     }
