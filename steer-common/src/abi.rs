@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{chunk, flow, mark, reason, rule};
+use crate::{chunk, deadman, flow, mark, reason, rule};
 
 /// The most classes, the unused class 0 included.
 pub const CLASSES: u32 = 512;
@@ -61,7 +61,13 @@ impl PathTable {
     /// lowest id, else none.
     #[inline(always)]
     pub fn choose(&self, client: u64) -> Option<u8> {
-        let up = self.state & 0xfffe;
+        self.choose_without(client, 0)
+    }
+
+    /// The same without some paths: bit n of `without` leaves path n out.
+    #[inline(always)]
+    pub fn choose_without(&self, client: u64, without: u32) -> Option<u8> {
+        let up = self.state & 0xfffe & !without;
         let path = self.buckets[(client & 63) as usize] & 0x0f;
         if up & (1 << path) != 0 {
             return Some(path);
@@ -124,6 +130,9 @@ pub const HASH: u64 = {
         mark::MASK as u64,
         mark::PATHS as u64,
         reason::REASONS as u64,
+        size_of::<deadman::Heartbeat>() as u64,
+        size_of::<deadman::Open>() as u64,
+        size_of::<deadman::Life>() as u64,
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325;
     let mut index = 0;
@@ -139,7 +148,11 @@ mod user {
     //! Every byte pattern of these types is valid and none has padding: bytemuck proves it, aya
     //! only wants to hear it.
     use super::{Count, NextHop, PathTable};
-    use crate::{chunk::Chunk, flow::Bucket};
+    use crate::{
+        chunk::Chunk,
+        deadman::{Heartbeat, Life, Open},
+        flow::Bucket,
+    };
 
     macro_rules! pod {
         ($($type:ty),*) => {$(
@@ -151,7 +164,9 @@ mod user {
             unsafe impl aya::Pod for $type {}
         )*};
     }
-    pod!(Bucket, Chunk, Count, NextHop, PathTable);
+    pod!(
+        Bucket, Chunk, Count, Heartbeat, Life, NextHop, Open, PathTable
+    );
 }
 
 #[cfg(test)]

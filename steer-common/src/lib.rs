@@ -16,6 +16,7 @@ extern crate std;
 pub mod abi;
 pub mod checksum;
 pub mod chunk;
+pub mod deadman;
 pub mod flow;
 #[cfg(feature = "user")]
 pub mod image;

@@ -62,6 +62,10 @@ pub struct Match {
     pub tcp: bool,
     /// A first packet of TCP: SYN without ACK, FIN or RST.
     pub syn: bool,
+    /// A packet that must be answered: TCP's first one, or an Initial of QUIC.
+    pub first: bool,
+    /// A number made from the destination's address.
+    pub destination: u64,
 }
 
 /// What a program does with the first fragment of a datagram, whose ports are in sight.
@@ -71,6 +75,24 @@ pub enum FirstFragments {
     Match,
     /// It passes with the rest, so that one datagram takes one way.
     Pass,
+}
+
+/// Whether the IP packet that begins where `link` says comes from a destination of the plan.
+#[inline(always)]
+pub fn is_answer(bytes: &Bytes, link: &Link) -> bool {
+    let Some(generation) = GENERATION.get(0).map(Generation) else {
+        return false;
+    };
+    let entry = match link.ethertype {
+        IPV4 => bytes
+            .read::<20>(link.l3)
+            .map(|header| lookup::v4(&generation, DST4, word(&header, 12))),
+        IPV6 => bytes
+            .read::<40>(link.l3)
+            .map(|header| lookup::v6(&generation, DST6, long(&header, 8), long(&header, 16))),
+        _ => None,
+    };
+    entry.is_some_and(|entry| entry != 0)
 }
 
 /// The header fields that IPv4 and IPv6 have in common.
@@ -83,6 +105,7 @@ struct Ip {
     first_fragment: bool,
     later_fragment: bool,
     client: u64,
+    destination: u64,
     addresses: u64,
     family: usize,
 }
@@ -139,6 +162,7 @@ fn v4(
         first_fragment: fragment & 0x3fff == 0x2000,
         later_fragment: fragment & 0x1fff != 0,
         client: source.into(),
+        destination: destination.into(),
         addresses: flow::mix(config::flow_seed(), addresses),
         family: 0,
     };
@@ -178,6 +202,7 @@ fn v6(
         first_fragment: false,
         later_fragment: false,
         client: flow::mix(source.0, source.1),
+        destination: destination.0 ^ destination.1,
         addresses: flow::mix(flow::mix(seeded, destination.0), destination.1),
         family: 1,
     };
@@ -275,14 +300,19 @@ fn transport(
     };
     // TCP's header and UDP's datagram are as long as they say; conntrack calls what contradicts
     // the IP length invalid, too. A first fragment has only the beginning.
-    let (says, syn) = if tcp {
+    let (says, syn, first) = if tcp {
         let Some([offset, flags]) = bytes.read::<2>(ip.l4 + 12) else {
             return Outcome::PassBecause(Reason::Malformed);
         };
         // FIN, SYN, RST and ACK: nothing but SYN.
-        (usize::from(offset >> 4) * 4, flags & 0x17 == 0x02)
+        let syn = flags & 0x17 == 0x02;
+        (usize::from(offset >> 4) * 4, syn, syn)
     } else {
-        (usize::from(half(&head, 4)), false)
+        // QUIC version 1: long header, fixed bit, packet type 0 (RFC 9000, 17.2.2).
+        let initial = bytes
+            .read::<1>(ip.l4 + 8)
+            .is_some_and(|[it]| it & 0xf0 == 0xc0);
+        (usize::from(half(&head, 4)), false, initial)
     };
     if says < minimum || (says > room && !ip.first_fragment) {
         return Outcome::PassBecause(Reason::Malformed);
@@ -305,6 +335,8 @@ fn transport(
         family: ip.family,
         tcp,
         syn,
+        first,
+        destination: ip.destination,
     })
 }
 

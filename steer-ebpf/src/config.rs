@@ -22,6 +22,10 @@ static ROUTER_MAC: Global<[u8; 8]> = Global::new([0; 8]);
 #[unsafe(no_mangle)]
 static FLOW_SEED: Global<u64> = Global::new(0);
 
+/// The path whose answers come in by the interface.
+#[unsafe(no_mangle)]
+static PATH: Global<u8> = Global::new(0);
+
 /// An unused place among the VLANs.
 const NO_VLAN: u32 = u32::MAX;
 
@@ -54,4 +58,10 @@ pub fn router_mac() -> [u8; 8] {
 #[inline(always)]
 pub fn flow_seed() -> u64 {
     FLOW_SEED.load()
+}
+
+/// The path whose answers come in by the interface.
+#[inline(always)]
+pub fn path() -> u8 {
+    PATH.load() & 0x0f
 }

@@ -7,7 +7,7 @@ use steer_common::{
     reason::Reason,
 };
 
-use crate::classify::Match;
+use crate::{classify::Match, deadman};
 
 #[btf_map]
 static FLOWS: Array<Bucket, { flow::BUCKETS as usize }> = Array::new();
@@ -28,6 +28,8 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
     let known = find(bucket, packet.flow);
     if let Some((slot, entry)) = known
         && !packet.syn
+        // QUIC asks again; nobody answered on a path that the dead-man opened.
+        && !(packet.first && deadman::is_open(entry.path()))
         && (packet.tcp || entry.age(now) <= flow::UDP_EPOCHS)
     {
         if entry.epoch() != now {
@@ -46,7 +48,7 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
     } else if packet.tcp && !packet.syn {
         (0, Err(Reason::FlowPinned))
     } else {
-        match table.choose(packet.client) {
+        match deadman::choose(table, packet) {
             Some(path) if usable(path) => (path, Ok(path)),
             Some(_) => (0, Err(Reason::NextHop)),
             None => (0, Err(Reason::NoPath)),

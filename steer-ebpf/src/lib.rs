@@ -1,5 +1,5 @@
-//! The kernel programs of steer, one file per concern; [`mark`](../mark.rs) and
-//! [`fast`](../fast.rs) are the two objects made of them.
+//! The kernel programs of steer, one file per concern; [`mark`](../mark.rs), [`fast`](../fast.rs) and
+//! [`breakout`](../breakout.rs) are the objects made of them.
 //!
 //! Every function that sees a packet pointer is `#[inline(always)]`: the verifier refuses pointers
 //! into a packet across a call.
@@ -13,6 +13,7 @@
 pub mod classify;
 pub mod config;
 pub mod count;
+pub mod deadman;
 pub mod flows;
 pub mod forward;
 pub mod parse;

@@ -19,7 +19,7 @@ use aya_log_ebpf::debug;
 use steer_common::{abi::STEERING, mark, reason::Reason};
 use steer_ebpf::{
     classify::{self, FirstFragments, Match, Outcome},
-    config, count,
+    config, count, deadman,
     parse::{self, Bytes, Link},
     paths,
 };
@@ -73,7 +73,7 @@ fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason
         return Err(Reason::NotSteering);
     };
     // Id 0 says "matched, but every path is down": nftables moves an unanswered first packet back.
-    let path = table.choose(packet.client).unwrap_or(0);
+    let path = deadman::choose(table, packet).unwrap_or(0);
     ctx.set_mark(mark::with_wish(old, path));
     count::steered(
         packet.class,

@@ -24,8 +24,8 @@ use tokio::{
 };
 
 use super::{
-    BreakoutStatus, Command, LanStatus, NftStatus, PathHealth, PlanStatus, Status, SteeringState,
-    server::ask,
+    BreakoutStatus, Command, DeadManBreakout, DeadManStatus, LanStatus, NftStatus, PathHealth,
+    PlanStatus, Status, SteeringState, server::ask,
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -143,6 +143,7 @@ impl Collector for Status {
             counters: _,
             reasons,
             nftables,
+            dead_man,
             problems,
         } = self;
         let mut out = Families(encoder);
@@ -208,10 +209,10 @@ impl Collector for Status {
                 .iter()
                 .map(|(reason, packets)| (vec![("reason", reason.clone())], *packets)),
         )?;
-        match nftables {
-            Some(nft) => out.nftables(nft),
-            None => Ok(()),
+        if let Some(nft) = nftables {
+            out.nftables(nft)?;
         }
+        dead_man.as_ref().map_or(Ok(()), |it| out.dead_man(it))
     }
 }
 
@@ -359,6 +360,25 @@ impl Families<'_> {
         Ok(())
     }
 
+    fn dead_man(&mut self, dead_man: &DeadManStatus) -> fmt::Result {
+        let breakouts = || {
+            let labels = |it: &DeadManBreakout| vec![("breakout", it.breakout.clone())];
+            dead_man.breakouts.iter().map(move |it| (labels(it), it))
+        };
+        self.gauge(
+            "dead_man_hears",
+            "Whether answers by the breakout are heard, so that it can be judged without a controller",
+            None,
+            breakouts().map(|(labels, it)| (labels, it.heard.into())),
+        )?;
+        self.counter(
+            "dead_man_openings",
+            "How often the kernel took the breakout for down while no controller ran",
+            None,
+            breakouts().map(|(labels, it)| (labels, it.openings.into())),
+        )
+    }
+
     fn info(&mut self, name: &str, help: &str, labels: &Labels) -> fmt::Result {
         let mut family = self
             .0
@@ -472,6 +492,17 @@ mod tests {
                 rewish: 10,
                 guard: 11,
             }),
+            dead_man: Some(DeadManStatus {
+                acts: false,
+                breakouts: vec![DeadManBreakout {
+                    breakout: "fiber".into(),
+                    heard: true,
+                    hook: None,
+                    verified_instructions: None,
+                    down: false,
+                    openings: 12,
+                }],
+            }),
             problems: vec!["one".into(), "two".into()],
         }
     }
@@ -581,6 +612,11 @@ mod tests {
             ("steer_refused_packets_total".to_owned(), 9),
             ("steer_rewish_packets_total".to_owned(), 10),
             ("steer_guard_packets_total".to_owned(), 11),
+            (r#"steer_dead_man_hears{breakout="fiber"}"#.to_owned(), 1),
+            (
+                r#"steer_dead_man_openings_total{breakout="fiber"}"#.to_owned(),
+                12,
+            ),
         ]
         .map(|(name, value)| (name, value.to_string()))
         .into();

@@ -17,8 +17,8 @@ pub use client::{Client, ClientError};
 pub use metrics::{Metrics, open_metrics};
 pub use server::{Command, Server, serve};
 pub use status::{
-    BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus, Status,
-    SteeringState,
+    BreakoutStatus, ClassCounter, DeadManBreakout, DeadManStatus, FeedStatus, LanStatus, NftStatus,
+    PathHealth, PlanStatus, Status, SteeringState,
 };
 
 use serde::{Deserialize, Serialize};

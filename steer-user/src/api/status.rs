@@ -51,6 +51,9 @@ pub struct Status {
     pub reasons: BTreeMap<String, u64>,
     /// What nftables decided (mark mode).
     pub nftables: Option<NftStatus>,
+    /// What the kernel finds out about the breakouts when no controller runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dead_man: Option<DeadManStatus>,
     /// What the operator should know.
     pub problems: Vec<String>,
 }
@@ -151,6 +154,32 @@ pub struct NftStatus {
     pub guard: u64,
 }
 
+/// The dead-man: what takes a dead breakout for down while no controller runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadManStatus {
+    /// Whether it acts: no controller has given a sign of life for 10 s.
+    pub acts: bool,
+    /// The breakouts.
+    pub breakouts: Vec<DeadManBreakout>,
+}
+
+/// What the dead-man knows of one breakout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadManBreakout {
+    /// The operator's name for it.
+    pub breakout: String,
+    /// Whether answers are heard there; without that it is never taken for down.
+    pub heard: bool,
+    /// How the program that hears them is attached, as far as this controller knows.
+    pub hook: Option<String>,
+    /// How many of its instructions the verifier looked at.
+    pub verified_instructions: Option<u32>,
+    /// Whether the dead-man takes it for down now.
+    pub down: bool,
+    /// How often it did since steer's maps were made.
+    pub openings: u32,
+}
+
 impl Status {
     /// Nothing of steer is in the kernel.
     pub fn off() -> Self {
@@ -168,6 +197,7 @@ impl Status {
             counters: Vec::new(),
             reasons: BTreeMap::new(),
             nftables: None,
+            dead_man: None,
             problems: Vec::new(),
         }
     }

@@ -94,6 +94,7 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
             },
         )?;
     }
+    dead_man(&mut out, status)?;
     if !status.counters.is_empty() {
         writeln!(out, "\n{}", counters(status))?;
     }
@@ -123,6 +124,30 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
         writeln!(out, "note      {problem}")?;
     }
     Ok(out)
+}
+
+/// What the kernel finds out by itself; with a controller, only what is amiss.
+fn dead_man(out: &mut String, status: &Status) -> std::fmt::Result {
+    let Some(dead_man) = &status.dead_man else {
+        return Ok(());
+    };
+    for it in &dead_man.breakouts {
+        let name = &it.breakout;
+        match (dead_man.acts, it.heard, it.down) {
+            (_, false, _) => writeln!(
+                out,
+                "dead-man  {name}: cannot be judged: nothing hears its answers"
+            )?,
+            (true, true, true) => writeln!(
+                out,
+                "dead-man  {name}: taken for DOWN, tried again every {} s",
+                steer_common::deadman::RETRY / 1_000_000_000
+            )?,
+            (true, true, false) => writeln!(out, "dead-man  {name}: no sign that it is dead")?,
+            (false, true, _) => {}
+        }
+    }
+    Ok(())
 }
 
 fn headline(status: &Status) -> String {

@@ -9,7 +9,7 @@ use steer_common::abi::NextHop as Hop;
 use super::ControllerError;
 use crate::{
     config::{Breakout, Config, Lan, Mode, Vlan},
-    datapath::Port,
+    datapath::{Exit, Port},
     system::{
         Family, InterfaceName, Kernel, NextHop, PathId, PathSpec, TableId, Wanted,
         facts::{self, Facts, Link, Reachability},
@@ -44,6 +44,8 @@ pub struct BreakoutView {
     pub trouble: Option<String>,
     /// Its interface's index.
     pub ifindex: Option<u32>,
+    /// Where its answers come in.
+    pub exit: Option<Exit>,
     /// How to reach the gateways without the stack, for IPv4 and IPv6 (redirect mode).
     pub hops: [Option<Hop>; 2],
     /// The IPv4 next hop, for display.
@@ -225,6 +227,12 @@ async fn look_at_breakout(
         id,
         trouble: trouble(config.mode, breakout, link, &spec, hops),
         ifindex: link.map(|link| link.index),
+        exit: link.map(|link| Exit {
+            path: id.get(),
+            interface: link.name.clone(),
+            ifindex: link.index,
+            bare_ip: link.mac.is_none(),
+        }),
         hops,
         gateway: via4.map(describe),
         gateway6: via6.map(describe),

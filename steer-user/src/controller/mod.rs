@@ -5,6 +5,7 @@
 //! When it ends, steering goes on without it; [`detach`] takes everything away.
 
 mod clsact;
+mod deadman;
 mod detach;
 mod error;
 mod hops;
@@ -152,6 +153,8 @@ struct Controller {
     kernel: Kernel,
     datapath: Datapath,
     attachments: Vec<Attachment>,
+    /// Where answers are heard.
+    exits: Vec<Attachment>,
     registry: RegistryFile,
     plan: Plan,
     generation: u64,
@@ -222,6 +225,7 @@ impl Controller {
             kernel,
             datapath,
             attachments,
+            exits: Vec::new(),
             registry,
             plan,
             generation,
@@ -235,6 +239,7 @@ impl Controller {
             started: Instant::now(),
             started_at: unix_time(),
         };
+        controller.hear(&view);
         controller.see(view)?;
         Ok(controller)
     }
@@ -259,6 +264,7 @@ impl Controller {
         loop {
             tokio::select! {
                 _ = looks.tick() => {
+                    self.beat();
                     self.look().await;
                     let headline = self.headline();
                     self.heard.alive(headline);
@@ -310,6 +316,9 @@ impl Controller {
         if self.view.ports != view.ports {
             let (datapath, attachments) = attach(&self.config, &self.options, &view)?;
             (self.datapath, self.attachments) = (datapath, attachments);
+            self.hear(&view);
+        } else if deadman::exits(&self.view) != deadman::exits(&view) {
+            self.hear(&view);
         }
         if site(&self.view) != site(&view) {
             let feed = self.plan.feed().clone();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Controller, ControllerError, Phase, View, registry::RegistryFile};
+use super::{Controller, ControllerError, Phase, View, deadman, registry::RegistryFile};
 use crate::{
     api::{
         BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus,
@@ -58,6 +58,9 @@ impl Controller {
             note(error);
             BTreeMap::new()
         });
+        let dead_man = deadman::status(maps, &self.config.breakouts, &self.exits)
+            .map_err(&mut note)
+            .ok();
         let nftables = nftables(self.config.mode, &self.config.breakouts)
             .await
             .unwrap_or_else(|error| {
@@ -107,6 +110,7 @@ impl Controller {
             counters,
             reasons,
             nftables,
+            dead_man,
             problems,
             ..Status::off()
         }
@@ -156,9 +160,10 @@ pub async fn unattended(
         counters: counters(&maps, breakouts, &registry, None)?,
         reasons: reasons(&maps)?,
         nftables: nftables(mode, breakouts).await?,
+        dead_man: Some(deadman::status(&maps, breakouts, &[])?),
         problems: vec![
-            "no controller runs: the programs steer on with the last plan, but nobody watches the \
-             breakouts. Start it: steer run"
+            "no controller runs: the programs steer on with the last plan, and only the kernel's \
+             dead-man watches the breakouts. Start it: steer run"
                 .into(),
         ],
         ..Status::off()
@@ -202,7 +207,7 @@ fn reasons(maps: &Maps) -> Result<BTreeMap<String, u64>, ControllerError> {
 }
 
 /// The operator's name for a path; none for the path id 0, "none was up".
-fn name_of(breakouts: &[Breakout], id: u8) -> Option<String> {
+pub(super) fn name_of(breakouts: &[Breakout], id: u8) -> Option<String> {
     let named = breakouts.iter().find(|it| it.id == id);
     named
         .map(|it| it.name.clone())

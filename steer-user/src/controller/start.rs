@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{ControllerError, Options, clsact, look::View};
+use super::{ControllerError, Options, clsact, deadman, look::View};
 use crate::{
     config::{Config, Mode},
     datapath::{self, Attachment, Datapath, LogLevel, PinDir},
@@ -30,7 +30,9 @@ pub(super) async fn load(
         }
     }
     // Of a LAN that is no longer in the configuration. The links of newer kernels go with their pins.
-    let keep: Vec<u32> = view.ports.iter().map(|port| port.ifindex).collect();
+    let exits = deadman::exits(view);
+    let ports = view.ports.iter().map(|port| port.ifindex);
+    let keep: Vec<u32> = ports.chain(exits.iter().map(|exit| exit.ifindex)).collect();
     clsact::remove(&PinDir::new(&config.system.pin_dir), kernel, &keep).await?;
     let mut datapath = load_programs(config, options, view)?;
     let generation = datapath.maps_mut().publish(plan.image().clone())?;
@@ -75,11 +77,7 @@ fn attach_programs(
 ) -> Result<Vec<Attachment>, ControllerError> {
     let attachments = datapath.attach(config.redirect.xdp)?;
     for at in &attachments {
-        let adopted = if at.adopted {
-            ", in place of the one that was there"
-        } else {
-            ""
-        };
+        let adopted = at.adopted_in_words();
         info!("{}: {} by {}{adopted}", at.interface, at.program, at.hook);
     }
     Ok(attachments)

@@ -1,23 +1,19 @@
 //! Loads one program for each LAN interface and attaches it there.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::fmt;
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcHandle, Xdp, XdpMode,
-        links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
-        xdp::XdpLink,
-    },
-    util::KernelVersion,
+    programs::{ProgramError, SchedClassifier, Xdp, XdpMode, xdp::XdpLink},
 };
 use aya_log::EbpfLogger;
 
-use super::{DatapathError, Maps, PinDir, maps, objects};
+use super::{
+    DatapathError, Maps, PinDir,
+    exits::{self, Exit},
+    links, maps, objects,
+    tc::{self, TcPlace},
+};
 
 /// How packets are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -141,12 +137,25 @@ pub struct Attachment {
     pub verified_instructions: Option<u32>,
 }
 
+impl Attachment {
+    /// What to add to a message about it.
+    pub fn adopted_in_words(&self) -> &'static str {
+        if self.adopted {
+            ", in place of the one that was there"
+        } else {
+            ""
+        }
+    }
+}
+
 /// The loaded programs and their maps.
 pub struct Datapath {
     mode: Mode,
     pins: PinDir,
     programs: Vec<(Port, Ebpf)>,
     maps: Maps,
+    /// The paths whose answers are heard.
+    heard: Vec<u8>,
     logs: Vec<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -186,6 +195,7 @@ impl Datapath {
             pins,
             programs,
             maps,
+            heard: Vec::new(),
             logs,
         })
     }
@@ -222,7 +232,7 @@ impl Datapath {
             .map(|(port, ebpf)| {
                 let verified_instructions = verified_instructions(ebpf, mode.program());
                 let (hook, adopted) = match mode {
-                    Mode::Mark => attach_tc(ebpf, port, pins)?,
+                    Mode::Mark => tc::attach(ebpf, &lan_place(port), pins)?,
                     Mode::Redirect => attach_xdp(ebpf, port, pins, xdp)?,
                 };
                 Ok(Attachment {
@@ -237,9 +247,31 @@ impl Datapath {
             .collect::<Result<Vec<_>, _>>()?;
         // An interface that was deleted and made again has another index.
         let indexes: Vec<u32> = attachments.iter().map(|it| it.ifindex).collect();
-        pins.forget_other_links(&indexes)?;
+        pins.forget_other_links(|kind| !exits::is_kind(kind), &indexes)?;
         pins.forget_other_versions()?;
         Ok(attachments)
+    }
+
+    /// Attaches what hears the answers to the breakouts' interfaces, each for itself: a device that
+    /// takes no such program costs the dead-man of its path, nothing else.
+    pub fn attach_exits(&mut self, exits: &[Exit]) -> Vec<Result<Attachment, DatapathError>> {
+        let attached: Vec<_> = exits
+            .iter()
+            .map(|it| exits::attach(it, &self.pins))
+            .collect();
+        let heard = exits.iter().zip(&attached).filter(|(_, it)| it.is_ok());
+        self.heard = heard.map(|(exit, _)| exit.path).collect();
+        let indexes: Vec<u32> = exits.iter().map(|it| it.ifindex).collect();
+        let forgotten = self.pins.forget_other_links(exits::is_kind, &indexes);
+        attached
+            .into_iter()
+            .chain(forgotten.err().map(Err))
+            .collect()
+    }
+
+    /// Tells the kernel that a controller watches: the dead-man leaves the paths to it.
+    pub fn beat(&mut self) -> Result<(), DatapathError> {
+        self.maps.dead_man_mut().beat(&self.heard)
     }
 }
 
@@ -308,143 +340,23 @@ struct Vlans([u32; 8]);
 // SAFETY: an array of integers: every byte pattern is valid and there is no padding.
 unsafe impl Pod for Vlans {}
 
-fn verified_instructions(ebpf: &Ebpf, program: &str) -> Option<u32> {
+pub(super) fn verified_instructions(ebpf: &Ebpf, program: &str) -> Option<u32> {
     ebpf.program(program)?
         .info()
         .ok()?
         .verified_instruction_count()
 }
 
-/// The priority and handle of our filter on kernels without TCX: fixed, so that the next
-/// controller finds it, and neither first nor last by force.
-pub(super) const FILTER_PRIORITY: u16 = 49_000;
-const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x365);
-/// The pins that say of an interface that our filter is there, and that the clsact qdisc is ours.
-pub(super) const FILTER_MARK: &str = "filter";
-/// See [`FILTER_MARK`].
-pub(super) const QDISC_MARK: &str = "qdisc";
-
-fn attach_tc(ebpf: &mut Ebpf, port: &Port, pins: &PinDir) -> Result<(Hook, bool), DatapathError> {
-    const PROGRAM: &str = "lan_ingress";
-    let program = ebpf
-        .program_mut(PROGRAM)
-        .and_then(|program| <&mut SchedClassifier>::try_from(program).ok())
-        .ok_or(DatapathError::Missing(PROGRAM))?;
-    let path = pins.link("tc", port.ifindex);
-    let failed = |hook| {
-        move |source: ProgramError| DatapathError::Attach {
-            program: PROGRAM,
-            interface: port.interface.clone(),
-            hook,
-            source: Box::new(source),
-            advice: "",
-        }
-    };
-    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
-        let adopted = attach_filter(program, port, pins, failed(Hook::Clsact))?;
-        return Ok((Hook::Clsact, adopted));
+/// Where the program of mark mode goes.
+fn lan_place(port: &Port) -> TcPlace<'_> {
+    TcPlace {
+        program: Mode::Mark.program(),
+        interface: &port.interface,
+        ifindex: port.ifindex,
+        link: "tc",
+        filter: tc::FILTER_MARK,
+        qdisc: tc::QDISC_MARK,
     }
-    let failed = failed(Hook::Tcx);
-    if let Some((old, pin)) = adopt(pins, &path)
-        && let Ok(link) = SchedClassifierLink::try_from(old)
-        && let Ok(id) = program.attach_to_link(link)
-    {
-        let link = program.take_link(id).map_err(failed)?;
-        if pin != path {
-            keep(link, path)?;
-        }
-        return Ok((Hook::Tcx, true));
-    }
-    let link = program
-        .attach_with_options(
-            &port.interface,
-            TcAttachType::Ingress,
-            TcAttachOptions::TcxOrder(LinkOrder::last()),
-        )
-        .and_then(|id| program.take_link(id))
-        .map_err(failed)?;
-    keep(link, path)?;
-    Ok((Hook::Tcx, false))
-}
-
-/// Attaches as a filter of the clsact qdisc, and says whether it took the place of an earlier one.
-fn attach_filter(
-    program: &mut SchedClassifier,
-    port: &Port,
-    pins: &PinDir,
-    failed: impl Fn(ProgramError) -> DatapathError + Copy,
-) -> Result<bool, DatapathError> {
-    let interface = port.interface.as_str();
-    // An earlier controller's marks, perhaps those of another version of steer.
-    let known = pins.filters()?.get(&port.ifindex).copied();
-    // A qdisc that is there already is what we want, and stays when we go. Any other error comes
-    // again when the filter is added.
-    if tc::qdisc_add_clsact(interface).is_ok() || known == Some(true) {
-        maps::pin_mark(pins, pins.link(QDISC_MARK, port.ifindex))?;
-    }
-    let mark = pins.link(FILTER_MARK, port.ifindex);
-    if known.is_some() {
-        let old = clsact_filter(interface).map_err(|error| failed(error.into()))?;
-        if let Ok(id) = program.attach_to_link(old) {
-            let link = program.take_link(id).map_err(failed)?;
-            // The filter is the kernel's; dropping the link would take it away.
-            std::mem::forget(link);
-            maps::pin_mark(pins, mark)?;
-            return Ok(true);
-        }
-    }
-    // A filter of ours whose pins somebody removed.
-    let adopted =
-        tc::qdisc_detach_program(interface, TcAttachType::Ingress, Mode::Mark.program()).is_ok();
-    let options = NlOptions {
-        priority: FILTER_PRIORITY,
-        handle: FILTER_HANDLE,
-        classid: None,
-    };
-    let link = program
-        .attach_with_options(
-            interface,
-            TcAttachType::Ingress,
-            TcAttachOptions::Netlink(options),
-        )
-        .and_then(|id| program.take_link(id))
-        .map_err(failed)?;
-    std::mem::forget(link);
-    maps::pin_mark(pins, mark)?;
-    Ok(adopted)
-}
-
-/// Our filter at an interface, as aya addresses it: whether it is there is not known.
-fn clsact_filter(interface: &str) -> Result<SchedClassifierLink, TcError> {
-    SchedClassifierLink::attached(
-        interface,
-        TcAttachType::Ingress,
-        FILTER_PRIORITY,
-        FILTER_HANDLE,
-        None,
-    )
-    .map_err(TcError::IoError)
-}
-
-/// Whether a filter at clsact ingress is ours.
-pub fn is_our_filter(priority: u16, handle: u32, program: Option<&str>) -> bool {
-    (priority, handle, program)
-        == (
-            FILTER_PRIORITY,
-            FILTER_HANDLE.into(),
-            Some(Mode::Mark.program()),
-        )
-}
-
-/// Removes our filter from clsact ingress: ask [`is_our_filter`] first.
-pub fn remove_filter(interface: &str) -> Result<(), DatapathError> {
-    clsact_filter(interface)
-        .map_err(ProgramError::from)
-        .and_then(aya::programs::links::Link::detach)
-        .map_err(|source| DatapathError::Detach {
-            interface: interface.into(),
-            source: Box::new(source),
-        })
 }
 
 fn attach_xdp(
@@ -481,13 +393,13 @@ fn attach_xdp(
         (Hook::GenericXdp, "xdp-generic"),
     ] {
         let path = pins.link(name, port.ifindex);
-        if let Some((old, pin)) = adopt(pins, &path)
+        if let Some((old, pin)) = links::adopt(pins, &path)
             && let Ok(link) = XdpLink::try_from(old)
             && let Ok(id) = program.attach_to_link(link)
         {
             let link = program.take_link(id).map_err(failed(hook))?;
             if pin != path {
-                keep(link, path)?;
+                links::keep(link, path)?;
             }
             return Ok((hook, true));
         }
@@ -507,52 +419,11 @@ fn attach_xdp(
             .and_then(|id| program.take_link(id));
         match attached {
             Ok(link) => {
-                keep(link, pins.link(name, port.ifindex))?;
+                links::keep(link, pins.link(name, port.ifindex))?;
                 return Ok((hook, false));
             }
             Err(error) => refused = Some(failed(hook)(error)),
         }
     }
     Err(refused.unwrap_or(DatapathError::Missing(PROGRAM)))
-}
-
-/// The link that an earlier controller pinned, and its pin: of this version, or else of another one.
-/// The pin stays, so that the program stays attached whatever becomes of us. A dead link (its
-/// interface is gone) fails the update that follows.
-fn adopt(pins: &PinDir, path: &Path) -> Option<(FdLink, PathBuf)> {
-    let others = pins.link_pins().unwrap_or_default();
-    let same_name = others
-        .into_iter()
-        .filter(|pin| pin.file_name() == path.file_name());
-    std::iter::once(path.to_path_buf())
-        .chain(same_name)
-        .find_map(|pin| Some((FdLink::from(PinnedLink::from_pin(&pin).ok()?), pin)))
-}
-
-fn keep<L>(link: L, path: PathBuf) -> Result<(), DatapathError>
-where
-    FdLink: TryFrom<L>,
-    <FdLink as TryFrom<L>>::Error: fmt::Display,
-{
-    let link = FdLink::try_from(link).map_err(|error| DatapathError::Pin {
-        path: path.clone(),
-        reason: error.to_string(),
-    })?;
-    // A pin that is still there holds a dead link.
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(DatapathError::PinDir {
-                path,
-                source: error,
-            });
-        }
-        _ => {}
-    }
-    // The pin keeps the program attached; the descriptor is not needed any more.
-    link.pin(&path)
-        .map(drop)
-        .map_err(|error| DatapathError::Pin {
-            path,
-            reason: error.to_string(),
-        })
 }

@@ -12,7 +12,7 @@ use steer_common::{
     reason::Reason,
 };
 
-use super::{DatapathError, Mode, PinDir, sys};
+use super::{DatapathError, DeadMan, Mode, PinDir, sys};
 
 /// The key of an array.
 const KEY_BYTES: u32 = 4;
@@ -48,6 +48,7 @@ pub struct Maps {
     paths: Array<MapData, PathTable>,
     counts: PerCpuArray<MapData, Count>,
     reasons: PerCpuArray<MapData, u64>,
+    dead_man: DeadMan,
     fast: Option<FastMaps>,
 }
 
@@ -59,7 +60,15 @@ struct FastMaps {
 }
 
 /// The maps of both objects.
-pub(super) const SHARED: [&str; 4] = ["GENERATION", "PATHS", "COUNTS", "REASONS"];
+pub(super) const SHARED: [&str; 7] = [
+    "GENERATION",
+    "PATHS",
+    "COUNTS",
+    "REASONS",
+    "HEARTBEAT",
+    "OPEN",
+    "LIVES",
+];
 /// The newest plan, which is the map that `GENERATION` holds.
 const PLAN: &str = "PLAN";
 /// The same while it is put in place.
@@ -76,6 +85,7 @@ impl Maps {
             paths: open(pins, "PATHS")?,
             counts: open(pins, "COUNTS")?,
             reasons: open(pins, "REASONS")?,
+            dead_man: DeadMan::open(pins)?,
             fast: match mode {
                 Mode::Mark => None,
                 Mode::Redirect => Some(FastMaps {
@@ -161,6 +171,16 @@ impl Maps {
     /// Replaces the state of the paths; packets see it at once, the plan stays as it is.
     pub fn set_paths(&mut self, table: &PathTable) -> Result<(), DatapathError> {
         self.paths.set(0, table, 0).map_err(map_error("PATHS"))
+    }
+
+    /// What the dead-man knows.
+    pub fn dead_man(&self) -> &DeadMan {
+        &self.dead_man
+    }
+
+    /// The same, to write to.
+    pub(super) fn dead_man_mut(&mut self) -> &mut DeadMan {
+        &mut self.dead_man
     }
 
     /// Writes a next hop (redirect mode only). Index 0 is never used, and an index that the path
@@ -318,7 +338,7 @@ pub(super) fn flow_seed(pins: &PinDir, mode: Mode) -> Option<u64> {
 }
 
 /// The clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     now.map_or(0, |now| {
         let now = std::time::Duration::from(now);
@@ -326,7 +346,7 @@ fn monotonic_ns() -> u64 {
     })
 }
 
-fn open<T: TryFrom<Map, Error = MapError>>(
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
     pins: &PinDir,
     map: &'static str,
 ) -> Result<T, DatapathError> {
@@ -337,7 +357,7 @@ fn open<T: TryFrom<Map, Error = MapError>>(
 }
 
 /// aya's errors name the system call; the operator also wants to know the map.
-fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError + Copy {
+pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> DatapathError + Copy {
     move |error| {
         let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
         DatapathError::Map {

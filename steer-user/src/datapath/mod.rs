@@ -5,18 +5,23 @@
 //! layout, so that the programs go on without a controller and the next one finds them:
 //! `PIN_DIR/ABI/maps/NAME`, `PIN_DIR/ABI/links/HOOK-IFINDEX`.
 
+mod deadman;
+mod exits;
+mod links;
 mod load;
 mod maps;
 pub mod objects;
 mod pins;
 mod sys;
+mod tc;
 pub(crate) mod trial;
 
-pub use load::{
-    Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice, is_our_filter, remove_filter,
-};
+pub use deadman::{DeadMan, DeadManState, PathLife};
+pub use exits::Exit;
+pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
 pub use maps::{ClassCount, Maps, ReasonCount};
 pub use pins::PinDir;
+pub use tc::{is_our_filter, remove_filter};
 pub use trial::{Trial, attached_at, is_ours, program_name, too_old_for_redirect, try_out};
 
 use std::path::PathBuf;

@@ -4,6 +4,9 @@
 pub static MARK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer-mark"));
 /// Redirect mode.
 pub static FAST: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer-fast"));
+/// What hears the answers on a breakout, in both modes.
+pub static BREAKOUT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer-breakout"));
 /// What the benchmark compares steer with.
 #[cfg(feature = "bench-object")]
 pub static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer-bench"));

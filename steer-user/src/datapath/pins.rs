@@ -8,7 +8,7 @@ use std::{
 
 use steer_common::abi;
 
-use super::{DatapathError, Mode, load};
+use super::{DatapathError, Mode, exits, tc};
 
 /// The directory of this version's pins, below the configured one.
 #[derive(Clone, Debug)]
@@ -101,16 +101,22 @@ impl PinDir {
                 continue;
             };
             match kind {
-                load::FILTER_MARK => found.entry(index).or_insert(false),
-                load::QDISC_MARK => found.entry(index).insert_entry(true).into_mut(),
+                tc::FILTER_MARK | exits::FILTER_MARK => found.entry(index).or_insert(false),
+                tc::QDISC_MARK | exits::QDISC_MARK => {
+                    found.entry(index).insert_entry(true).into_mut()
+                }
                 _ => continue,
             };
         }
         Ok(found)
     }
 
-    /// Removes this version's link pins of interfaces with other indexes.
-    pub(super) fn forget_other_links(&self, indexes: &[u32]) -> Result<(), DatapathError> {
+    /// Removes this version's link pins of some kinds of interfaces with other indexes.
+    pub(super) fn forget_other_links(
+        &self,
+        is_meant: impl Fn(&str) -> bool,
+        indexes: &[u32],
+    ) -> Result<(), DatapathError> {
         let path = self.links();
         let wrap = |source| DatapathError::PinDir {
             path: path.clone(),
@@ -121,10 +127,9 @@ impl PinDir {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
-            let index = name
-                .rsplit_once('-')
-                .and_then(|(_, index)| index.parse().ok());
-            if !index.is_some_and(|index| indexes.contains(&index)) {
+            let (kind, index) = name.rsplit_once('-').unwrap_or_default();
+            let stays = index.parse().is_ok_and(|index| indexes.contains(&index));
+            if is_meant(kind) && !stays {
                 fs::remove_file(&pin).map_err(wrap)?;
             }
         }

@@ -6,7 +6,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{DatapathError, LogLevel, Mode, Port, load};
+use super::{DatapathError, LogLevel, Mode, Port, exits, load};
 
 /// How a program loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -66,9 +66,12 @@ pub fn program_name(id: u32) -> Option<String> {
 
 /// Whether a program's name is that of one of steer's.
 pub fn is_ours(name: &str) -> bool {
-    [Mode::Mark, Mode::Redirect]
-        .iter()
-        .any(|mode| mode.program() == name)
+    [
+        Mode::Mark.program(),
+        Mode::Redirect.program(),
+        exits::PROGRAM,
+    ]
+    .contains(&name)
 }
 
 /// Programs of somebody else, for tests of who is told about them: steer's own under another name.

@@ -1,0 +1,52 @@
+//! Links that outlive the controller: kept by their pins, taken over by the next one.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::links::{FdLink, PinnedLink};
+
+use super::{DatapathError, PinDir};
+
+/// The link that an earlier controller pinned, and its pin: of this version, or else of another one.
+/// The pin stays, so that the program stays attached whatever becomes of us. A dead link (its
+/// interface is gone) fails the update that follows.
+pub(super) fn adopt(pins: &PinDir, path: &Path) -> Option<(FdLink, PathBuf)> {
+    let others = pins.link_pins().unwrap_or_default();
+    let same_name = others
+        .into_iter()
+        .filter(|pin| pin.file_name() == path.file_name());
+    std::iter::once(path.to_path_buf())
+        .chain(same_name)
+        .find_map(|pin| Some((FdLink::from(PinnedLink::from_pin(&pin).ok()?), pin)))
+}
+
+/// Pins a link, in place of what was pinned there.
+pub(super) fn keep<L>(link: L, path: PathBuf) -> Result<(), DatapathError>
+where
+    FdLink: TryFrom<L>,
+    <FdLink as TryFrom<L>>::Error: fmt::Display,
+{
+    let link = FdLink::try_from(link).map_err(|error| DatapathError::Pin {
+        path: path.clone(),
+        reason: error.to_string(),
+    })?;
+    // A pin that is still there holds a dead link.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(DatapathError::PinDir {
+                path,
+                source: error,
+            });
+        }
+        _ => {}
+    }
+    // The pin keeps the program attached; the descriptor is not needed any more.
+    link.pin(&path)
+        .map(drop)
+        .map_err(|error| DatapathError::Pin {
+            path,
+            reason: error.to_string(),
+        })
+}

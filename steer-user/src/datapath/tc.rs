@@ -1,0 +1,159 @@
+//! Programs at TC ingress: links where the kernel has TCX (Linux 6.6), else filters of a clsact qdisc.
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcHandle,
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
+    },
+    util::KernelVersion,
+};
+
+use super::{DatapathError, Hook, PinDir, links, maps, trial::is_ours};
+
+/// The priority and handle of our filter on kernels without TCX: fixed, so that the next
+/// controller finds it, and neither first nor last by force.
+pub(super) const FILTER_PRIORITY: u16 = 49_000;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x365);
+/// The pins that say of an interface that our filter is there, and that the clsact qdisc is ours.
+pub(super) const FILTER_MARK: &str = "filter";
+/// See [`FILTER_MARK`].
+pub(super) const QDISC_MARK: &str = "qdisc";
+
+/// A program at an interface's ingress, and what its pins are called.
+pub(super) struct TcPlace<'a> {
+    /// The program.
+    pub program: &'static str,
+    /// The interface.
+    pub interface: &'a str,
+    /// Its index.
+    pub ifindex: u32,
+    /// The pin of its link (TCX).
+    pub link: &'static str,
+    /// The pin that says that our filter is there (clsact).
+    pub filter: &'static str,
+    /// The pin that says that the qdisc is ours (clsact).
+    pub qdisc: &'static str,
+}
+
+/// Attaches a loaded program, in place of what an earlier controller left there; says how, and whether
+/// there was one.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    place: &TcPlace<'_>,
+    pins: &PinDir,
+) -> Result<(Hook, bool), DatapathError> {
+    let program = ebpf
+        .program_mut(place.program)
+        .and_then(|program| <&mut SchedClassifier>::try_from(program).ok())
+        .ok_or(DatapathError::Missing(place.program))?;
+    let path = pins.link(place.link, place.ifindex);
+    let failed = |hook| {
+        move |source: ProgramError| DatapathError::Attach {
+            program: place.program,
+            interface: place.interface.into(),
+            hook,
+            source: Box::new(source),
+            advice: "",
+        }
+    };
+    if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
+        let adopted = attach_filter(program, place, pins, failed(Hook::Clsact))?;
+        return Ok((Hook::Clsact, adopted));
+    }
+    let failed = failed(Hook::Tcx);
+    if let Some((old, pin)) = links::adopt(pins, &path)
+        && let Ok(link) = SchedClassifierLink::try_from(old)
+        && let Ok(id) = program.attach_to_link(link)
+    {
+        let link = program.take_link(id).map_err(failed)?;
+        if pin != path {
+            links::keep(link, path)?;
+        }
+        return Ok((Hook::Tcx, true));
+    }
+    let link = program
+        .attach_with_options(
+            place.interface,
+            TcAttachType::Ingress,
+            TcAttachOptions::TcxOrder(LinkOrder::last()),
+        )
+        .and_then(|id| program.take_link(id))
+        .map_err(failed)?;
+    links::keep(link, path)?;
+    Ok((Hook::Tcx, false))
+}
+
+/// Attaches as a filter of the clsact qdisc, and says whether it took the place of an earlier one.
+fn attach_filter(
+    program: &mut SchedClassifier,
+    place: &TcPlace<'_>,
+    pins: &PinDir,
+    failed: impl Fn(ProgramError) -> DatapathError + Copy,
+) -> Result<bool, DatapathError> {
+    let interface = place.interface;
+    // An earlier controller's marks, perhaps those of another version of steer.
+    let known = pins.filters()?.get(&place.ifindex).copied();
+    // A qdisc that is there already is what we want, and stays when we go. Any other error comes
+    // again when the filter is added.
+    if tc::qdisc_add_clsact(interface).is_ok() || known == Some(true) {
+        maps::pin_mark(pins, pins.link(place.qdisc, place.ifindex))?;
+    }
+    let mark = pins.link(place.filter, place.ifindex);
+    if known.is_some() {
+        let old = clsact_filter(interface).map_err(|error| failed(error.into()))?;
+        if let Ok(id) = program.attach_to_link(old) {
+            let link = program.take_link(id).map_err(failed)?;
+            // The filter is the kernel's; dropping the link would take it away.
+            std::mem::forget(link);
+            maps::pin_mark(pins, mark)?;
+            return Ok(true);
+        }
+    }
+    // A filter of ours whose pins somebody removed.
+    let adopted = tc::qdisc_detach_program(interface, TcAttachType::Ingress, place.program).is_ok();
+    let options = NlOptions {
+        priority: FILTER_PRIORITY,
+        handle: FILTER_HANDLE,
+        classid: None,
+    };
+    let link = program
+        .attach_with_options(
+            interface,
+            TcAttachType::Ingress,
+            TcAttachOptions::Netlink(options),
+        )
+        .and_then(|id| program.take_link(id))
+        .map_err(failed)?;
+    std::mem::forget(link);
+    maps::pin_mark(pins, mark)?;
+    Ok(adopted)
+}
+
+/// Our filter at an interface, as aya addresses it: whether it is there is not known.
+fn clsact_filter(interface: &str) -> Result<SchedClassifierLink, TcError> {
+    SchedClassifierLink::attached(
+        interface,
+        TcAttachType::Ingress,
+        FILTER_PRIORITY,
+        FILTER_HANDLE,
+        None,
+    )
+    .map_err(TcError::IoError)
+}
+
+/// Whether a filter at clsact ingress is ours.
+pub fn is_our_filter(priority: u16, handle: u32, program: Option<&str>) -> bool {
+    (priority, handle) == (FILTER_PRIORITY, FILTER_HANDLE.into()) && program.is_some_and(is_ours)
+}
+
+/// Removes our filter from clsact ingress: ask [`is_our_filter`] first.
+pub fn remove_filter(interface: &str) -> Result<(), DatapathError> {
+    clsact_filter(interface)
+        .map_err(ProgramError::from)
+        .and_then(aya::programs::links::Link::detach)
+        .map_err(|source| DatapathError::Detach {
+            interface: interface.into(),
+            source: Box::new(source),
+        })
+}
