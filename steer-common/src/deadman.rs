@@ -3,9 +3,9 @@
 //!
 //! It only counts packets that must be answered: TCP's pure SYN and QUIC's Initial. What comes in by
 //! the breakout from an address of the plan is an answer, whoever asked. A path is opened (taken for
-//! down) when, since the last answer, [`PACKETS`] of them went to at least two addresses, the first
-//! one [`SILENCE`] ago: a client that hammers one dead address does not provoke it, nor does one-way
-//! UDP. An open path gets one first packet each [`RETRY`]; the first answer closes it.
+//! down) when, since the last answer, [`PACKETS`] of them went out, and a second address has been
+//! silent for [`SILENCE`]: a client that hammers one dead address does not provoke it, nor does
+//! one-way UDP. An open path gets one first packet each [`RETRY`]; the first answer closes it.
 //!
 //! A path that is opened by mistake costs a detour until the next trial is answered, so the
 //! thresholds are lenient. A branch that talks to a single address never opens one.
@@ -18,7 +18,7 @@ use crate::{abi::PathTable, flow};
 pub const STALE: u64 = 10_000_000_000;
 /// Unanswered first packets that open a path.
 pub const PACKETS: u32 = 8;
-/// How long the first of them has waited by then: 3 s, in nanoseconds.
+/// How long the first one to a second address has waited by then: 3 s, in nanoseconds.
 pub const SILENCE: u64 = 3_000_000_000;
 /// How often an open path is tried: each 5 s, in nanoseconds.
 pub const RETRY: u64 = 5_000_000_000;
@@ -76,7 +76,7 @@ impl Life {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Waiting {
-    /// When the first of them went out, in nanoseconds of the monotonic clock.
+    /// When the first of them to a second address went out, in nanoseconds of the monotonic clock.
     pub since: u64,
     /// When the path was opened or last tried.
     pub tried: u64,
@@ -128,15 +128,16 @@ impl Waiting {
             let destination = 1 << (flow::mix(0, packet.destination) >> 58);
             if answered || self.packets == 0 {
                 begins = true;
-                self.since = packet.now;
                 self.packets = 1;
                 self.destinations = destination;
             } else {
+                if self.destinations.is_power_of_two() && self.destinations != destination {
+                    self.since = packet.now;
+                }
                 self.packets = self.packets.saturating_add(1);
                 self.destinations |= destination;
-                let several = self.destinations & (self.destinations - 1) != 0;
                 if self.packets >= PACKETS
-                    && several
+                    && !self.destinations.is_power_of_two()
                     && packet.now.saturating_sub(self.since) >= SILENCE
                 {
                     take = false;
@@ -327,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn another_client_beside_one_that_hammers_a_dead_address_has_its_chance() {
+        let mut office = Office::with(1);
+        for _ in 0..1000 {
+            office.now += SECOND / 10;
+            office.send(true, 4711);
+        }
+        assert_eq!(office.send(true, 1), Some(1));
+        office.now += SILENCE - 1;
+        assert_eq!(office.send(true, 1), Some(1));
+        office.now += 1;
+        assert_eq!(office.send(true, 1), None);
+    }
+
+    #[test]
     fn one_way_packets_provoke_nothing() {
         let mut office = Office::with(1);
         for number in 0..1000 {
@@ -383,7 +398,7 @@ mod tests {
                 let (was_open, first) = (office.is_open(1), kind > 2);
                 let answered = office.memory.lives.borrow()[1].0.answered == 1;
                 let went = office.send(first, destination);
-                if first && !(was_open && !answered) {
+                if first && (answered || !was_open) {
                     if unanswered == 0 {
                         since = office.now;
                     }

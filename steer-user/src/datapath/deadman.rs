@@ -70,7 +70,7 @@ impl DeadMan {
         self.open
             .set(0, Open::default(), 0)
             .map_err(map_error(OPEN))?;
-        for path in 0..mark::PATHS as u32 {
+        for path in (0_u32..).take(mark::PATHS) {
             let life = self.lives.get(&path, 0).map_err(map_error(LIVES))?;
             self.lives
                 .set(path, life.rested(), 0)

@@ -1,9 +1,9 @@
 //! The program that hears answers at the ingress of the breakouts, for the dead-man.
 
-use aya::{EbpfLoader, programs::SchedClassifier};
+use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
 
 use super::{
-    Attachment, DatapathError, PinDir, load, maps, objects,
+    Attachment, DatapathError, PinDir, maps, objects,
     tc::{self, TcPlace},
 };
 
@@ -32,15 +32,17 @@ pub(super) fn is_kind(kind: &str) -> bool {
     [LINK, FILTER_MARK, QDISC_MARK].contains(&kind)
 }
 
-/// Loads the program for a breakout and attaches it; the pins keep both.
-pub(super) fn attach(exit: &Exit, pins: &PinDir) -> Result<Attachment, DatapathError> {
+/// Loads the program, with maps of its own where no pins are given.
+pub(super) fn load(exit: &Exit, pins: Option<&PinDir>) -> Result<Ebpf, DatapathError> {
     let bare_ip = u8::from(exit.bare_ip);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("BARE_IP", &bare_ip, true)
         .override_global("PATH", &exit.path, true);
-    for name in maps::SHARED {
-        loader.map_pin_path(name, pins.map(name));
+    if let Some(pins) = pins {
+        for name in maps::SHARED {
+            loader.map_pin_path(name, pins.map(name));
+        }
     }
     let mut ebpf = loader
         .load(objects::BREAKOUT)
@@ -58,7 +60,13 @@ pub(super) fn attach(exit: &Exit, pins: &PinDir) -> Result<Attachment, DatapathE
             interface: exit.interface.clone(),
             source: Box::new(source),
         })?;
-    let verified_instructions = load::verified_instructions(&ebpf, PROGRAM);
+    Ok(ebpf)
+}
+
+/// Loads the program for a breakout and attaches it; the pins keep both.
+pub(super) fn attach(exit: &Exit, pins: &PinDir) -> Result<Attachment, DatapathError> {
+    let mut ebpf = load(exit, Some(pins))?;
+    let verified_instructions = super::load::verified_instructions(&ebpf, PROGRAM);
     let place = TcPlace {
         program: PROGRAM,
         interface: &exit.interface,

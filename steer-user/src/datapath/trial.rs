@@ -2,11 +2,16 @@
 //! pinned, and nothing stays.
 
 use aya::{
+    Ebpf,
     programs::{SchedClassifier, TcAttachType, loaded_programs},
     util::KernelVersion,
 };
 
-use super::{DatapathError, LogLevel, Mode, Port, exits, load};
+use super::{
+    DatapathError, LogLevel, Mode, Port,
+    exits::{self, Exit},
+    load,
+};
 
 /// How a program loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -22,14 +27,23 @@ pub struct Trial {
 /// Loads the mode's program as it would be loaded for the port, and drops it.
 pub fn try_out(mode: Mode, port: &Port) -> Result<Trial, DatapathError> {
     let ebpf = load::load_program(mode, None, port, 0, LogLevel::Off)?;
-    let program = mode.program();
+    tried(&ebpf, mode.program(), &port.interface)
+}
+
+/// Loads the program that hears answers on breakouts, and drops it.
+pub fn try_out_exit(exit: &Exit) -> Result<Trial, DatapathError> {
+    let ebpf = exits::load(exit, None)?;
+    tried(&ebpf, exits::PROGRAM, &exit.interface)
+}
+
+fn tried(ebpf: &Ebpf, program: &'static str, interface: &str) -> Result<Trial, DatapathError> {
     let info = ebpf
         .program(program)
         .ok_or(DatapathError::Missing(program))?
         .info()
         .map_err(|source| DatapathError::Program {
             program,
-            interface: port.interface.clone(),
+            interface: interface.into(),
             source: Box::new(source),
         })?;
     Ok(Trial {

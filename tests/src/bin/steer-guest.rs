@@ -35,6 +35,7 @@ fn main() {
     let mut report = Report::default();
     report.check("mark program", || programs(datapath::Mode::Mark));
     report.check("redirect program", || programs(datapath::Mode::Redirect));
+    report.check("breakout program", breakout_program);
     report.check("mark mode", || steers(Mode::Mark, "auto"));
     report.check("neighbour", leaves_a_neighbour_alone);
     report.check("redirect mode", || steers(Mode::Redirect, "auto"));
@@ -95,6 +96,24 @@ fn programs(mode: datapath::Mode) -> Result<String> {
         return Ok(format!("{} variants, not counted", variants.len()));
     };
     Ok(format!("{} variants, {least} to {most}", variants.len()))
+}
+
+/// Loads what hears answers on breakouts, with and without Ethernet header.
+fn breakout_program() -> Result<String> {
+    let mut counts = Vec::new();
+    for bare_ip in [true, false] {
+        let exit = datapath::Exit {
+            path: 1,
+            interface: "guest".into(),
+            ifindex: 1,
+            bare_ip,
+        };
+        counts.push(datapath::try_out_exit(&exit)?.verified_instructions);
+    }
+    Ok(match counts[..] {
+        [Some(bare), Some(ethernet)] => format!("2 variants, {bare} and {ethernet}"),
+        _ => "2 variants, not counted".into(),
+    })
 }
 
 /// A whole life: steer, kill, steer on, take over, detach. How it was attached.
@@ -263,10 +282,12 @@ fn exchange(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Exactly one program of steer is loaded, and it is attached once.
+/// Exactly one program of steer is loaded for the LAN and for each breakout, and the LAN's is attached
+/// once.
 fn attached_once(lab: &Lab, mode: Mode) -> Result<()> {
-    wait_until("exactly one program of steer is loaded", || {
-        Ok(ours_loaded() == 1)
+    let wanted = 1 + lab.breakouts().len();
+    wait_until("one program of steer is loaded for each interface", || {
+        Ok(ours_loaded() == wanted)
     })?;
     if mode == Mode::Redirect {
         // An interface has room for one.

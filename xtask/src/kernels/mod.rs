@@ -121,9 +121,10 @@ fn one(archive: &Archive, candidates: Option<&Vec<Candidate>>, minor: Minor) -> 
 
 /// The table, as Markdown.
 fn print(rows: &[Row]) {
-    const COLUMNS: [&str; 6] = [
+    const COLUMNS: [&str; 7] = [
         "mark program",
         "redirect program",
+        "breakout program",
         "mark mode",
         "neighbour",
         "redirect mode",
