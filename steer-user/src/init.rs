@@ -123,7 +123,7 @@ impl Survey {
         }
         self.backbone_section(&mut page, backbone);
         page.comment(
-            "The office's own Internet links. The position in this file is the path's number.",
+            "The office's own Internet links. The position in this file is the path's id.",
         );
         for (place, breakout) in breakouts.iter().enumerate() {
             let name = name_of(breakout, &breakouts[..place]);

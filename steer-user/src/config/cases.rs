@@ -57,6 +57,8 @@ fn bad_values() -> Vec<Case> {
         ("include with a bad port", include(r#"name = "a", prefixes = ["198.51.100.0/24"], ports = @"443,0""#), "select.include[0].ports", ["\"0\" is not a port", "3478-3481"]),
         ("include without a port", include(r#"name = "a", prefixes = ["198.51.100.0/24"], ports = @"""#), "select.include[0].ports", ["holds no port", "leave the key out"]),
         ("include with a bad category", include(r#"name = "a", prefixes = ["198.51.100.0/24"], category = @"vip""#), "select.include[0].category", ["\"vip\" is not one of", "write optimize"]),
+        ("path id", last("[[breakout]]\nid = @16\nname = \"lte\"\ninterface = \"wwan0\""), "breakout[1].id", ["16 is no path id", "write 1 to 15"]),
+        ("path id twice", last("[[breakout]]\nid = 1\nname = @\"lte\"\ninterface = \"wwan0\""), "breakout[1].name", ["\"fiber\" and \"lte\" have path id 1", "an `id` of its own"]),
         ("include twice", top("[select]\ninclude = [{ name = \"a\", prefixes = [\"198.51.100.0/24\"] }, { name = @\"a\", prefixes = [\"203.0.113.0/24\"] }]"), "select.include[1].name", ["names two includes", "its own name"]),
         ("interface too long", GOOD.replace("\"lan0\"", "@\"enp0s31f6u1u2.100\""), "lan[0].interface", ["longer than the 15", "ip link"]),
         ("interface with a slash", GOOD.replace("\"lan0\"", "@\"lan/0\""), "lan[0].interface", ["no interface name", "ip link"]),

@@ -129,7 +129,8 @@ pub enum Vlan {
 /// A way out of the office.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breakout {
-    /// The position in the file, from 1: the path id of marks, routing tables and counters.
+    /// The path id of marks, routing tables and counters, 1 to 15; the position in the file unless
+    /// it is written.
     pub id: u8,
     /// The operator's name for it.
     pub name: String,

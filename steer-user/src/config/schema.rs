@@ -81,6 +81,7 @@ pub(super) struct RawBackbone {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBreakout {
+    pub id: Option<Number>,
     pub name: Text,
     pub interface: Text,
     pub gateway: Option<Text>,

@@ -253,7 +253,13 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
             })
         })
     };
-    let examples = ["# file =", "# gateway6 =", "# include = [\n", "# listen ="];
+    let examples = [
+        "# file =",
+        "# id =",
+        "# gateway6 =",
+        "# include = [\n",
+        "# listen =",
+    ];
     let written_out: String = SAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {

@@ -26,6 +26,8 @@ use crate::endpoints::{Instance, Ports, SetId, never_steered};
 
 /// Path ids have four bits; 0 means "no path".
 const MAX_BREAKOUTS: usize = mark::PATHS - 1;
+const MAX_PATH_ID: u8 = 15;
+const _: () = assert!(MAX_PATH_ID as usize == MAX_BREAKOUTS);
 const MAX_WATCH_PERIOD: Duration = Duration::from_hours(1);
 /// The main table.
 const MAIN: u32 = 254;
@@ -334,9 +336,9 @@ impl Checker<'_> {
         vlans
     }
 
-    fn breakout(&mut self, id: u8, raw: RawBreakout) -> Breakout {
+    fn breakout(&mut self, position: u8, raw: RawBreakout) -> Breakout {
         Breakout {
-            id,
+            id: self.path_id(raw.id, position),
             name: self.name(raw.name),
             interface: self.interface(raw.interface),
             gateway: raw.gateway.and_then(|text| self.gateway(&text)),
@@ -345,6 +347,16 @@ impl Checker<'_> {
             priority: self.within_100(raw.priority, defaults::PRIORITY),
             weight: self.within_100(raw.weight, defaults::WEIGHT),
         }
+    }
+
+    fn path_id(&mut self, id: Option<Number>, position: u8) -> u8 {
+        let Some(id) = id else { return position };
+        if let Ok(value @ 1..=MAX_PATH_ID) = u8::try_from(*id.get_ref()) {
+            return value;
+        }
+        let reason = format!("{} is no path id", id.get_ref());
+        self.wrong(id.span(), reason, "write 1 to 15");
+        position
     }
 
     fn gateway(&mut self, text: &Text) -> Option<Ipv4Addr> {
@@ -580,6 +592,17 @@ impl Checker<'_> {
             if earlier.iter().any(|other| other.name == breakout.name) {
                 let reason = format!("{:?} names two breakouts", breakout.name);
                 self.wrong(name.clone(), reason, "give each its own name");
+            }
+            if let Some(other) = earlier.iter().find(|other| other.id == breakout.id) {
+                let reason = format!(
+                    "{:?} and {:?} have path id {}",
+                    other.name, breakout.name, breakout.id
+                );
+                self.wrong(
+                    name.clone(),
+                    reason,
+                    "write an `id` of its own into each; without one, the position in the file counts",
+                );
             }
             if earlier
                 .iter()

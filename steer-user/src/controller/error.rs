@@ -93,6 +93,28 @@ pub enum ControllerError {
         /// The key.
         what: &'static str,
     },
+    /// A breakout has another path id than before.
+    #[error(
+        "[[breakout]] {name} was path {was} and would be path {is}: running connections carry the id in their marks and would change their link. Write `id = {was}` into its section (an order that changes needs ids), or end them first (steer detach)"
+    )]
+    PathMoved {
+        /// The breakout.
+        name: String,
+        /// Its path id.
+        was: u8,
+        /// What the configuration would make of it.
+        is: u8,
+    },
+    /// The ids of the paths cannot be read or written.
+    #[error(
+        "{path}: {source}. It keeps connections on their link when breakouts change places in the configuration; make it writable, or remove it if the breakouts are where they were"
+    )]
+    PathIds {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// The registry of classes cannot be read or written.
     #[error(
         "{path}: {reason}. It gives the counters their meaning; make it writable, or remove it together with the pinned maps (steer detach)"

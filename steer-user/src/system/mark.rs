@@ -9,7 +9,7 @@ use steer_common::mark;
 /// The routing protocol number steer writes on its routes and rules, by which it knows its own.
 pub const PROTOCOL: u8 = 86;
 
-/// A path's number, 1 to 15: the position of the breakout in the configuration file.
+/// A path's number, 1 to 15: the breakout's `id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(u8);
 
