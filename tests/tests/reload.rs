@@ -17,6 +17,7 @@ use steer_tests::{
     server::Site,
     steer::{self, Settings, Steer},
     traffic::{Fleet, Flow, probe_all},
+    wire::Path,
 };
 use steer_user::{config, endpoints};
 
@@ -259,6 +260,56 @@ fn a_written_configuration_or_feed_is_reloaded_by_itself_with_word_of_what_chang
     wait("select.exclude: (not set) -> [\"40.97.0.0/16\"]");
     assert_eq!(site("40.97.1.1"), Site::Far);
     assert_eq!(site("40.98.1.1"), Site::Near);
+}
+
+/// A path's id lies in the marks of connections, so a breakout must not get another's.
+#[test]
+fn breakouts_change_places_in_the_configuration_only_with_their_ids_and_move_no_flow() {
+    let lab = Lab::start(LabOptions {
+        breakouts: 2,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let steer = Steer::start(&lab, &Settings::default()).unwrap();
+    let flows = flows(&STAYING);
+    let running = Fleet::open(&lab.client, &flows, Duration::from_millis(50)).unwrap();
+    running.wait_for_answers(PATIENCE).unwrap();
+    let captures = lab.capture().unwrap();
+
+    let good = fs::read_to_string(steer.config()).unwrap();
+    let sections: Vec<&str> = good.split_inclusive("[[breakout]]\n").collect();
+    let [head, first, rest] = sections[..] else {
+        panic!("{good}");
+    };
+    let first = first.strip_suffix("[[breakout]]\n").unwrap();
+    let (second, tail) = rest.split_once("[mark]").unwrap();
+    let turned = |ids: [&str; 2]| {
+        format!(
+            "{head}{}{second}[[breakout]]\n{}{first}[mark]{tail}",
+            ids[1], ids[0]
+        )
+    };
+    fs::write(steer.config(), turned(["", ""])).unwrap();
+    let output = steer.command(&["reload"]).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for part in ["isp-2 was path 2", "`id = 2`", "nothing was changed"] {
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+
+    fs::write(steer.config(), turned(["id = 1\n", "id = 2\n"])).unwrap();
+    let output = steer.command(&["reload"]).unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let new: Vec<_> = flows.iter().map(|flow| another(*flow, 1)).collect();
+    let answers = probe_all(&lab.client, &new).unwrap();
+    running.wait_for_answers(PATIENCE).unwrap();
+    for record in running.stop() {
+        assert!(!record.was_moved() && record.broken.is_none(), "{record:?}");
+    }
+    let wires = captures.stop().unwrap();
+    for answer in answers {
+        assert_eq!(wires.path_of(&answer), Path::Breakout(1), "{}", answer.flow);
+    }
+    assert_eq!(wires.leaks(), []);
 }
 
 /// Destinations that leave the plan with every second reload, each in another way: a prefix of a

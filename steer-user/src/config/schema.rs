@@ -81,9 +81,9 @@ pub(super) struct RawBackbone {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBreakout {
-    pub id: Option<Number>,
     pub name: Text,
     pub interface: Text,
+    pub id: Option<Number>,
     pub gateway: Option<Text>,
     pub gateway6: Option<Text>,
     #[serde(default)]

@@ -6,7 +6,7 @@ use std::{fmt, io, time::Duration};
 use steer_common::abi::STEERING;
 use tracing::info;
 
-use super::{ControllerError, Lock, clsact, registry::RegistryFile, socket};
+use super::{ControllerError, Lock, clsact, path_ids::PathIds, registry::RegistryFile, socket};
 use crate::{
     api::Drain,
     config::{Mode, SystemConfig},
@@ -79,6 +79,10 @@ pub(super) async fn remove(
     RegistryFile::remove(state).map_err(|error: io::Error| ControllerError::Registry {
         path: state.clone(),
         reason: error.to_string(),
+    })?;
+    PathIds::remove(state).map_err(|source| ControllerError::PathIds {
+        path: state.clone(),
+        source,
     })?;
     Ok(Detached { cut, found })
 }

@@ -11,6 +11,7 @@ mod error;
 mod hops;
 mod lock;
 pub(crate) mod look;
+mod path_ids;
 pub(crate) mod preflight;
 mod preview;
 mod registry;
@@ -43,6 +44,7 @@ pub use self::{
 use self::{
     hops::NextHops,
     look::{View, look},
+    path_ids::PathIds,
     registry::RegistryFile,
     start::{adoptable, attach, load, undo, watch_period},
     step::{BreakoutFacts, Effect, Event, Phase, State},
@@ -156,6 +158,7 @@ struct Controller {
     /// Where answers are heard.
     exits: Vec<Attachment>,
     registry: RegistryFile,
+    path_ids: PathIds,
     plan: Plan,
     generation: u64,
     objects: Vec<Object>,
@@ -186,6 +189,8 @@ impl Controller {
         let mut kernel = Kernel::open(&config.system.state_dir)?;
         let view = look(&kernel, &config).await?;
         let mut registry = RegistryFile::open(&config.system.state_dir)?;
+        let mut path_ids = PathIds::open(&config.system.state_dir)?;
+        path_ids.check(&config)?;
         let plan = compile(&feed, &config, &view, registry.get_mut())?;
         let adopting = adoptable(&config);
         let owners = Owners::gather(&kernel).await?;
@@ -206,6 +211,7 @@ impl Controller {
                 return Err(error);
             }
         };
+        path_ids.keep(&config)?;
         if watch.is_zero() {
             info!("steering starts");
         } else {
@@ -227,6 +233,7 @@ impl Controller {
             attachments,
             exits: Vec::new(),
             registry,
+            path_ids,
             plan,
             generation,
             objects,
@@ -484,11 +491,13 @@ impl Controller {
         if let Some(what) = needs_restart(&self.config, &config) {
             return Err(ControllerError::NeedsRestart { what });
         }
+        self.path_ids.check(&config)?;
         let feed = read_feed(&config)?;
         let view = look(&self.kernel, &config).await?;
         let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
         let before = self.plan.size();
         let changes = self.config.written.changes(&config.written);
+        self.path_ids.keep(&config)?;
         self.publish(plan)?;
         self.config = config;
         self.objects = report::objects(&self.config, &view);

@@ -100,7 +100,10 @@ mod tests {
         let ids = PathIds::open(dir.path()).unwrap();
         let turned = config(&(breakout("lte", "") + &breakout("fiber", "")));
         let error = ids.check(&turned).unwrap_err().to_string();
-        assert!(error.contains("lte") && error.contains("`id = 2`"), "{error}");
+        assert!(
+            error.contains("lte") && error.contains("`id = 2`"),
+            "{error}"
+        );
         let written = config(&(breakout("lte", "id = 2") + &breakout("fiber", "id = 1")));
         ids.check(&written).unwrap();
         let renamed = config(&(breakout("cable", "") + &breakout("lte", "")));

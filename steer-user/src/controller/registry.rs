@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::ControllerError;
-use crate::policy::ClassRegistry;
+use crate::{policy::ClassRegistry, system::file};
 
 /// The registry and its file.
 #[derive(Debug)]
@@ -43,29 +43,18 @@ impl RegistryFile {
 
     /// Writes it down, whole or not at all; before a plan that needs it is published.
     pub fn save(&self) -> Result<(), ControllerError> {
-        let write = || -> io::Result<()> {
-            let dir = self.path.parent().unwrap_or(Path::new("/"));
-            fs::create_dir_all(dir)?;
-            let new = self.path.with_extension("json.new");
-            let bytes = serde_json::to_vec(&self.registry)?;
-            let mut file = fs::File::create(&new)?;
-            io::Write::write_all(&mut file, &bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            fs::File::open(dir)?.sync_all()
-        };
-        write().map_err(|error| ControllerError::Registry {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        })
+        serde_json::to_vec(&self.registry)
+            .map_err(io::Error::from)
+            .and_then(|text| file::replace(&self.path, &text))
+            .map_err(|error| ControllerError::Registry {
+                path: self.path.clone(),
+                reason: error.to_string(),
+            })
     }
 
     /// Removes the file: without maps the numbers mean nothing.
     pub fn remove(state_dir: &Path) -> io::Result<()> {
-        match fs::remove_file(state_dir.join("classes.json")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        file::remove(&state_dir.join("classes.json"))
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod conntrack;
 mod error;
 pub mod facts;
+pub(crate) mod file;
 pub mod files;
 pub mod filters;
 mod interface;

@@ -3,15 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
-    io::{self, Write},
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Family, InterfaceName, Kernel, Presence, SystemError};
+use super::{Change, Family, InterfaceName, Kernel, Presence, SystemError, file};
 
 /// One value below `/proc/sys/net`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,7 +203,7 @@ impl UndoRecord {
             };
             serde_json::to_vec_pretty(&file)
                 .map_err(io::Error::from)
-                .and_then(|text| write_atomically(&self.path, &text))
+                .and_then(|text| file::replace(&self.path, &text))
         };
         written.map_err(|source| self.failed(source))
     }
@@ -221,16 +220,4 @@ impl UndoRecord {
             source,
         }
     }
-}
-
-/// Either the old file or the new one survives a crash, never half of one.
-fn write_atomically(path: &Path, text: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory)?;
-    let temporary = path.with_extension("json.new");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(directory)?.sync_all()
 }
