@@ -51,7 +51,9 @@ fn links() {
     for n in 0..2 {
         link(&format!("brk{n}"));
         sh(&format!(
-            "ip addr add 192.0.2.{}/28 dev brk{n}; ip addr add 2001:db8:{n}::2/64 dev brk{n} nodad",
+            "ip addr add 192.0.2.{}/28 dev brk{n}; ip addr add 2001:db8:{n}::2/64 dev brk{n} nodad
+             # The kernel makes its route a little later, even without duplicate detection.
+             until ip -6 route show table local dev brk{n} | grep -q 2001:; do sleep 0.01; done",
             n * 16 + 2
         ));
     }
