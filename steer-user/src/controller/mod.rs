@@ -11,6 +11,7 @@ mod error;
 mod hops;
 mod lock;
 pub(crate) mod look;
+mod missing;
 mod path_ids;
 pub(crate) mod preflight;
 mod preview;
@@ -44,6 +45,7 @@ pub use self::{
 use self::{
     hops::NextHops,
     look::{View, look},
+    missing::Missing,
     path_ids::PathIds,
     registry::RegistryFile,
     start::{adoptable, attach, load, undo, watch_period},
@@ -157,6 +159,9 @@ struct Controller {
     attachments: Vec<Attachment>,
     /// Where answers are heard.
     exits: Vec<Attachment>,
+    missing: Missing,
+    /// Something that a breakout needs went missing, or is back.
+    look_again: bool,
     registry: RegistryFile,
     path_ids: PathIds,
     plan: Plan,
@@ -232,6 +237,8 @@ impl Controller {
             datapath,
             attachments,
             exits: Vec::new(),
+            missing: Missing::default(),
+            look_again: false,
             registry,
             path_ids,
             plan,
@@ -283,7 +290,7 @@ impl Controller {
                     }
                     if changed.table {
                         self.sweep().await;
-                    } else if changed.rules {
+                    } else if changed.routing {
                         self.sweep_routing().await;
                     }
                 }
@@ -299,6 +306,9 @@ impl Controller {
                     }
                     Command::Detach(drain, answer) => return Ok(End::Detach(drain, answer)),
                 },
+            }
+            if self.look_again {
+                self.look().await;
             }
         }
     }
@@ -344,7 +354,9 @@ impl Controller {
     }
 
     /// Lets the state machine see the breakouts, and carries out what it decides.
-    fn see(&mut self, view: View) -> Result<(), ControllerError> {
+    fn see(&mut self, mut view: View) -> Result<(), ControllerError> {
+        self.missing.mark(&mut view);
+        self.look_again = false;
         let mut facts = Vec::new();
         for (seen, configured) in view.breakouts.iter().zip(&self.config.breakouts) {
             let mut next_hops = [0; 2];
@@ -460,6 +472,7 @@ impl Controller {
         for (object, found) in result.repaired {
             warn!("`{object}` was {found:?}: applied again");
         }
+        self.look_again |= self.missing.note(&objects, &result.failed);
         for (object, error) in result.failed {
             warn!(
                 "`{object}` cannot be applied: {error}. steer tries again in {} s",

@@ -1,10 +1,10 @@
 //! Hears from the kernel that something changed, so that nobody has to wait for the next look.
 //!
 //! What changed is not taken from the messages: they can be lost when many come at once. They only
-//! say that it is time to look. Routes are left out on purpose: a router with a full Internet table
-//! would do nothing else but look.
+//! say that it is time to look. Of routes only deletions of steer's own are heard, and the kernel sorts
+//! them out: a router with a full Internet table would do nothing else but look.
 
-use std::{io, time::Duration};
+use std::{io, os::fd::AsRawFd as _, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -13,12 +13,12 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     sys::{
         AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket,
-        protocols::NETLINK_NETFILTER,
+        protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
     },
 };
 use tokio::time::Instant;
 
-use super::SystemError;
+use super::{PROTOCOL, SystemError};
 
 /// The least time between two changes that are told: a link that flaps must not keep steer busy.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -32,8 +32,8 @@ const TABLE_PAUSE: Duration = Duration::from_millis(200);
 pub struct Changed {
     /// A link, an address or a neighbour.
     pub links: bool,
-    /// A rule of policy routing.
-    pub rules: bool,
+    /// A rule of policy routing, or a route of steer's that was deleted.
+    pub routing: bool,
     /// Somebody, perhaps steer itself, deleted something of our nftables table.
     pub table: bool,
 }
@@ -45,6 +45,8 @@ pub struct Monitor {
     not_before: Instant,
     tables: TokioSocket,
     tables_not_before: Instant,
+    routes: TokioSocket,
+    routes_not_before: Instant,
 }
 
 type Messages =
@@ -72,6 +74,8 @@ impl Monitor {
             not_before: Instant::now(),
             tables: subscribe_to_tables().map_err(SystemError::Socket)?,
             tables_not_before: Instant::now(),
+            routes: subscribe_to_routes().map_err(SystemError::Socket)?,
+            routes_not_before: Instant::now(),
         })
     }
 
@@ -86,6 +90,10 @@ impl Monitor {
             () = next_of_table(&mut self.tables, self.tables_not_before) => {
                 self.tables_not_before = Instant::now() + TABLE_PAUSE;
                 Changed { table: true, ..Changed::default() }
+            }
+            () = next_of_routes(&mut self.routes, self.routes_not_before) => {
+                self.routes_not_before = Instant::now() + PAUSE;
+                Changed { routing: true, ..Changed::default() }
             }
         }
     }
@@ -116,6 +124,74 @@ fn subscribe_to_tables() -> io::Result<TokioSocket> {
     socket.socket_mut().bind_auto()?;
     socket.socket_mut().add_membership(TABLES_GROUP)?;
     Ok(socket)
+}
+
+/// `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_ROUTE`
+const ROUTE_GROUPS: [u32; 2] = [7, 11];
+
+/// Hears when one of our routes is deleted, by whomever.
+fn subscribe_to_routes() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    only_our_deletions(&socket)?;
+    socket.socket_mut().bind_auto()?;
+    for group in ROUTE_GROUPS {
+        socket.socket_mut().add_membership(group)?;
+    }
+    Ok(socket)
+}
+
+/// Has the kernel throw away all messages but deletions of routes with our protocol number.
+fn only_our_deletions(socket: &TokioSocket) -> io::Result<()> {
+    // Offsets in struct nlmsghdr and struct rtmsg behind it.
+    const TYPE: u32 = 4;
+    const PROTOCOL_NUMBER: u32 = 16 + 5;
+    const RTM_DELROUTE: u16 = 25;
+    // linux/bpf_common.h: load two bytes, load one byte, jump if equal, return.
+    const HALF: u16 = 0x28;
+    const BYTE: u16 = 0x30;
+    const IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const STEPS: u16 = 6;
+    const FILTER_BYTES: libc::socklen_t = 16;
+    const _: () = assert!(size_of::<libc::sock_fprog>() == FILTER_BYTES as usize);
+    let step = |code, k: u32, jt, jf| libc::sock_filter { code, jt, jf, k };
+    // Classic BPF reads numbers in network order.
+    let mut program: [_; STEPS as usize] = [
+        step(HALF, TYPE, 0, 0),
+        step(IF_EQUAL, RTM_DELROUTE.to_be().into(), 0, 3),
+        step(BYTE, PROTOCOL_NUMBER, 0, 0),
+        step(IF_EQUAL, PROTOCOL.into(), 0, 1),
+        step(RETURN, u32::MAX, 0, 0),
+        step(RETURN, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: STEPS,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the program, which lives until the call is over; the size is that of
+    // the structure.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            FILTER_BYTES,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Waits until a route of ours was deleted.
+async fn next_of_routes(socket: &mut TokioSocket, not_before: Instant) {
+    tokio::time::sleep_until(not_before).await;
+    // An error is a loss of messages, and they all were of ours.
+    let _ = socket.recv_from_full().await;
+    while let Some(Ok(_)) = socket.recv_from_full().now_or_never() {}
 }
 
 /// Waits until something of our table was deleted.
@@ -164,7 +240,7 @@ impl Changed {
         match &message.payload {
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_),
-            ) => self.rules = true,
+            ) => self.routing = true,
             _ => self.links = true,
         }
     }
@@ -185,7 +261,31 @@ mod tests {
             sh("ip link set a0 down");
             assert!(monitor.changed().await.links);
             sh("ip rule add pref 4711 lookup main");
-            while !monitor.changed().await.rules {}
+            while !monitor.changed().await.routing {}
+        });
+    }
+
+    #[test]
+    fn only_deletions_of_our_own_routes_are_told() {
+        in_namespace(async || {
+            link("a0");
+            sh("ip route add default dev a0 table 36501 proto 86");
+            sh("ip route add 192.0.2.0/24 dev a0 proto 86");
+            sh("ip -6 route add default dev a0 table 36501 proto 86");
+            sh("ip route add default dev a0 table 36502 proto static");
+            let mut monitor = Monitor::subscribe(false).unwrap();
+            sh("ip route del default table 36502; ip route add 198.51.100.0/24 dev a0 proto 86");
+            // Links and rules come by another socket: what is heard of routes is there by now.
+            sh("ip link set a0 mtu 1400");
+            while !monitor.changed().await.links {}
+            assert_eq!(
+                monitor.routes.recv_from_full().now_or_never().map(drop),
+                None
+            );
+            for ours in ["", "-6 "] {
+                sh(&format!("ip {ours}route flush table 36501"));
+                while !monitor.changed().await.routing {}
+            }
         });
     }
 
@@ -199,7 +299,7 @@ mod tests {
             );
             sh("ip rule add pref 4711 lookup main");
             let mut heard = Changed::default();
-            while !heard.rules {
+            while !heard.routing {
                 heard = monitor.changed().await;
                 assert!(!heard.table, "of another table");
             }

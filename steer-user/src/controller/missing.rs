@@ -1,0 +1,102 @@
+//! Objects that a breakout cannot do without, and that could not be put back: the breakout is down until
+//! they are. Nothing leaks meanwhile: grants and translation are one table, and routing follows grants.
+
+use super::View;
+use crate::system::{Mark, Object, PathId, Selector, SystemError};
+
+/// What could not be put into the box, and why.
+#[derive(Debug, Default)]
+pub(super) struct Missing(Vec<(Object, String)>);
+
+impl Missing {
+    /// Takes in the outcome of a repair of `tried`; whether anything changed.
+    pub(super) fn note(&mut self, tried: &[Object], failed: &[(Object, SystemError)]) -> bool {
+        let failed = failed
+            .iter()
+            .map(|(object, error)| (object.clone(), error.to_string()));
+        let others = self.0.iter().filter(|(it, _)| !tried.contains(it)).cloned();
+        let now: Vec<_> = others.chain(failed).collect();
+        let changed = now != self.0;
+        self.0 = now;
+        changed
+    }
+
+    /// Says of each breakout that has no other trouble which of its objects is missing.
+    pub(super) fn mark(&self, view: &mut View) {
+        for breakout in &mut view.breakouts {
+            if breakout.trouble.is_none() {
+                breakout.trouble = self.trouble(breakout.id);
+            }
+        }
+    }
+
+    fn trouble(&self, path: PathId) -> Option<String> {
+        let (object, why) = self.0.iter().find(|(it, _)| is_needed(it, path))?;
+        Some(format!(
+            "`{object}` is missing and cannot be put back: {why}"
+        ))
+    }
+}
+
+/// Whether a path cannot be used without the object.
+fn is_needed(object: &Object, path: PathId) -> bool {
+    match object {
+        Object::NftTable(_) => true,
+        Object::Route(route) => route.table == path.table(),
+        Object::Rule(rule) => match rule.selector {
+            // Without it answers are sent back to where they came from.
+            Selector::Mark { mark, .. } => rule.table == path.table() || mark == Mark::GRANT,
+            Selector::From(_) | Selector::Device(_) => rule.table == path.table(),
+        },
+        Object::Sysctl(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::system::{Family, InterfaceName, NextHop, Route, Sysctl};
+
+    fn route(path: u8) -> Object {
+        Object::Route(Route {
+            family: Family::V4,
+            table: PathId::new(path).unwrap().table(),
+            interface: InterfaceName::new("brk0").unwrap(),
+            next_hop: NextHop::Device,
+        })
+    }
+
+    fn failed(object: Object) -> (Object, SystemError) {
+        let error = SystemError::Socket(io::Error::other("no room"));
+        (object, error)
+    }
+
+    #[test]
+    fn a_missing_route_is_the_trouble_of_its_path_until_it_is_back() {
+        let (one, two) = (PathId::new(1).unwrap(), PathId::new(2).unwrap());
+        let mut missing = Missing::default();
+        assert!(!missing.note(&[route(1)], &[]));
+        assert!(missing.note(&[route(1)], &[failed(route(1))]));
+        assert!(
+            !missing.note(&[route(1)], &[failed(route(1))]),
+            "the same again"
+        );
+        assert!(missing.trouble(one).unwrap().contains("no room"));
+        assert_eq!(missing.trouble(two), None);
+        assert!(!missing.note(&[route(2)], &[]), "not looked at");
+        assert!(missing.trouble(one).is_some());
+        assert!(missing.note(&[route(1), route(2)], &[]));
+        assert_eq!(missing.trouble(one), None);
+    }
+
+    #[test]
+    fn a_sysctl_is_no_trouble() {
+        let interface = InterfaceName::new("brk0").unwrap();
+        let sysctl = Sysctl::of_interface(Family::V4, &interface, "rp_filter", 2);
+        let mut missing = Missing::default();
+        missing.note(&[], &[failed(Object::Sysctl(sysctl))]);
+        assert_eq!(missing.trouble(PathId::new(1).unwrap()), None);
+    }
+}
