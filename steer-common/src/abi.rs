@@ -127,7 +127,7 @@ pub const HASH: u64 = {
         flow::BUCKETS as u64,
         CLASSES as u64,
         NEXT_HOPS as u64,
-        mark::MASK as u64,
+        mark::Bits::DEFAULT.mask() as u64,
         mark::PATHS as u64,
         reason::REASONS as u64,
         size_of::<deadman::Heartbeat>() as u64,

@@ -2,6 +2,7 @@
 //! removes the code that the interface does not need.
 
 use aya_ebpf::Global;
+use steer_common::mark;
 
 /// 1: the interface has no Ethernet header (PPP, tunnels).
 #[unsafe(no_mangle)]
@@ -25,6 +26,10 @@ static FLOW_SEED: Global<u64> = Global::new(0);
 /// The path whose answers come in by the interface.
 #[unsafe(no_mangle)]
 static PATH: Global<u8> = Global::new(0);
+
+/// The lowest of the six bits of a mark that are steer's.
+#[unsafe(no_mangle)]
+static MARK_SHIFT: Global<u8> = Global::new(mark::Bits::DEFAULT.shift());
 
 /// An unused place among the VLANs.
 const NO_VLAN: u32 = u32::MAX;
@@ -52,6 +57,12 @@ pub fn steers_vlan(vlan: u64) -> bool {
 #[inline(always)]
 pub fn router_mac() -> [u8; 8] {
     ROUTER_MAC.load()
+}
+
+/// The bits of a mark that are steer's.
+#[inline(always)]
+pub fn mark_bits() -> mark::Bits {
+    mark::Bits::at(MARK_SHIFT.load())
 }
 
 /// The seed of the flow table.

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use aya_log_ebpf::debug;
-use steer_common::{abi::STEERING, mark, reason::Reason};
+use steer_common::{abi::STEERING, reason::Reason};
 use steer_ebpf::{
     classify::{self, FirstFragments, Match, Outcome},
     config, count, deadman,
@@ -63,7 +63,8 @@ fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason
     let skb: *const __sk_buff = ctx.skb.skb;
     // SAFETY: the context is valid for the whole program; the verifier checks the fields.
     let (old, segments) = unsafe { ((*skb).mark, (*skb).gso_segs) };
-    if mark::is_ours(old) {
+    let bits = config::mark_bits();
+    if bits.are_in(old) {
         return Err(Reason::ForeignMark);
     }
     if !for_this_router(ctx, bytes) {
@@ -74,7 +75,7 @@ fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason
     };
     // Id 0 says "matched, but every path is down": nftables moves an unanswered first packet back.
     let path = deadman::choose(table, packet).unwrap_or(0);
-    ctx.set_mark(mark::with_wish(old, path));
+    ctx.set_mark(bits.with_wish(old, path));
     count::steered(
         packet.class,
         path,

@@ -12,7 +12,7 @@ use std::fmt;
 use crate::{
     controller::preflight::is_private,
     system::{
-        Family, InterfaceName, Kernel, PathId, SystemError, TableId,
+        Family, InterfaceName, Kernel, MarkBits, PathId, SystemError, TableId,
         facts::{self, DefaultOnLink, Facts, Link},
         owners::Owners,
     },
@@ -70,7 +70,7 @@ impl Survey {
         Ok(Self {
             defaults: facts::all_default_routes(&kernel, &facts).await?,
             // Without `nft` the tables are not known; `steer doctor` will say that it is missing.
-            tables: Owners::gather(&kernel)
+            tables: Owners::gather(&kernel, MarkBits::DEFAULT)
                 .await
                 .map_or_else(|_| Vec::new(), |it| it.tables.into_iter().collect()),
             bridge_netfilter: facts::bridge_netfilter(),

@@ -18,7 +18,7 @@ use steer_common::{
     mark,
     reason::Reason,
 };
-use steer_user::datapath::{Datapath, LogLevel, Maps, Mode, PinDir, Port};
+use steer_user::datapath::{Datapath, LogLevel, Maps, Mode, Order, PinDir, Port};
 
 /// The Ethernet address of the router under test.
 pub const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -36,6 +36,8 @@ pub struct Variant {
     pub bare_ip: bool,
     /// The VLANs that are steered: outer id << 16 | inner id; none means untagged only.
     pub vlans: Vec<u32>,
+    /// The bits of marks that are steer's.
+    pub marks: mark::Bits,
     /// Odd packets are logged.
     pub log: bool,
 }
@@ -47,8 +49,15 @@ impl Variant {
             mark: mode == Mode::Mark,
             bare_ip: false,
             vlans: Vec::new(),
+            marks: mark::Bits::DEFAULT,
             log: false,
         }
+    }
+
+    /// The same with steer's bits of marks elsewhere.
+    pub fn marks(mut self, bits: mark::Bits) -> Self {
+        self.marks = bits;
+        self
     }
 
     /// The same for frames of these VLANs (outer id, inner id).
@@ -76,6 +85,8 @@ impl Variant {
             ifindex,
             mac: (!self.bare_ip).then_some(ROUTER),
             vlans: self.vlans.clone(),
+            marks: self.marks,
+            order: Order::Last,
         }
     }
 }

@@ -89,6 +89,8 @@ fn packets_of_a_tunnel_device_get_their_wish() {
         ifindex: namespace.interface_index("tun0").unwrap(),
         mac: None,
         vlans: Vec::new(),
+        marks: mark::Bits::DEFAULT,
+        order: steer_user::datapath::Order::Last,
     };
     let pins = Pins::unique();
     let mut datapath =

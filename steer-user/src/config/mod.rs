@@ -28,8 +28,8 @@ pub use self::{
 };
 use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
 pub use crate::{
-    datapath::{Mode, XdpChoice},
-    system::{InterfaceName, Owner},
+    datapath::{Mode, Order, XdpChoice},
+    system::{InterfaceName, MarkBits, Owner},
 };
 
 /// A commented sample that names every key.
@@ -151,6 +151,10 @@ pub struct Breakout {
 /// Mark mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarkConfig {
+    /// The bits of marks that are steer's.
+    pub bits: MarkBits,
+    /// Where among others' programs ours is.
+    pub order: Order,
     /// How long flows are only watched where conntrack was not in use before.
     pub watch_period: Duration,
     /// Who keeps rules and routes.

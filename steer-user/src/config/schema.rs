@@ -96,6 +96,7 @@ pub(super) struct RawBreakout {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawMark {
     pub mask: Option<Number>,
+    pub order: Option<Text>,
     pub watch_period: Option<Text>,
     pub routes: Option<Text>,
     pub nat: Option<Text>,

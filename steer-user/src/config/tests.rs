@@ -207,6 +207,8 @@ fn every_key_arrives() {
             weight: 3,
         }],
         mark: MarkConfig {
+            bits: MarkBits::DEFAULT,
+            order: Order::Last,
             watch_period: Duration::from_secs(1),
             routes: Owner::External,
             nat: Owner::External,

@@ -14,9 +14,9 @@ use steer_common::mark;
 use toml::Spanned;
 
 use super::{
-    Breakout, Config, ConfigProblem, FeedConfig, InterfaceName, Lan, MarkConfig, MetricsConfig,
-    Mode, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan, Written, XdpChoice,
-    defaults,
+    Breakout, Config, ConfigProblem, FeedConfig, InterfaceName, Lan, MarkBits, MarkConfig,
+    MetricsConfig, Mode, Order, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan,
+    Written, XdpChoice, defaults,
     schema::{
         Number, NumberOrText, RawBreakout, RawConfig, RawFeed, RawInclude, RawLan, RawMark,
         RawMetrics, RawSelect, RawSystem, Text,
@@ -421,17 +421,16 @@ impl Checker<'_> {
     }
 
     fn mark(&mut self, raw: RawMark) -> MarkConfig {
-        if let Some(mask) = raw.mask
-            && *mask.get_ref() != i64::from(mark::MASK)
-        {
-            self.wrong(
-                mask.span(),
-                format!("the mask {:#x} is not the one this version uses", mask.get_ref()),
-                format!("write {:#010x}, or leave the key out; if other software uses those mark bits, move it", mark::MASK),
-            );
-        }
         let owners = [("steer", Owner::Steer), ("external", Owner::External)];
         MarkConfig {
+            bits: raw
+                .mask
+                .map_or(MarkBits::DEFAULT, |mask| self.mark_bits(&mask)),
+            order: self.one_of(
+                raw.order,
+                &[("last", Order::Last), ("first", Order::First)],
+                Order::Last,
+            ),
             watch_period: raw
                 .watch_period
                 .map_or(defaults::WATCH_PERIOD, |text| self.duration(&text)),
@@ -443,6 +442,23 @@ impl Checker<'_> {
                     self.route_tables(list)
                 }),
         }
+    }
+
+    fn mark_bits(&mut self, mask: &Number) -> MarkBits {
+        let bits = u32::try_from(*mask.get_ref())
+            .ok()
+            .and_then(MarkBits::of_mask);
+        bits.unwrap_or_else(|| {
+            self.wrong(
+                mask.span(),
+                format!("the mask {:#x} is not six bits next to each other", mask.get_ref()),
+                format!(
+                    "write {:#010x} moved to bits that nobody else uses, such as 0x003f0000 or 0xfc000000, or leave the key out",
+                    MarkBits::DEFAULT.mask()
+                ),
+            );
+            MarkBits::DEFAULT
+        })
     }
 
     fn duration(&mut self, text: &Text) -> Duration {

@@ -28,9 +28,9 @@ pub(super) async fn remove(
         let filters = ingress_filters(kernel, link.index).await?;
         let ours = filters
             .iter()
-            .any(|it| datapath::is_our_filter(it.priority, it.handle, it.program.as_deref()));
-        if ours {
-            datapath::remove_filter(&link.name)?;
+            .filter(|it| datapath::is_our_filter(it.priority, it.handle, it.program.as_deref()));
+        for filter in ours {
+            datapath::remove_filter(&link.name, filter.priority)?;
             found = true;
         }
         if own_qdiscs.get(&link.index) == Some(&true) {

@@ -113,7 +113,10 @@ fn in_use(pins: &PinDir) -> Result<u64, ControllerError> {
         None => Ok(0),
         // Without connection tracking nothing was granted.
         Some(Mode::Mark) if conntrack::usage().is_none() => Ok(0),
-        Some(Mode::Mark) => Ok(conntrack::granted()?.values().sum()),
+        Some(Mode::Mark) => {
+            let marks = pins.mark_bits()?.unwrap_or_default();
+            Ok(conntrack::granted(marks)?.values().sum())
+        }
         Some(Mode::Redirect) => match Maps::open(pins, Mode::Redirect) {
             Ok(maps) => Ok(maps.steered_flows()?),
             Err(DatapathError::Map { .. }) => Ok(0),

@@ -8,7 +8,7 @@ use crate::{
     datapath::{DatapathError, Mode},
     endpoints::FeedError,
     policy::PlanError,
-    system::SystemError,
+    system::{MarkBits, SystemError},
 };
 
 /// Why the controller did not do what it was asked to.
@@ -67,9 +67,17 @@ pub enum ControllerError {
         /// Their mode.
         other: Mode,
     },
+    /// The programs that steer here write other bits.
+    #[error(
+        "[mark] mask changed, and the flows that the programs here granted would not be known any more: they use {:#010x}. Let them end first (steer detach), then start again", marks.mask()
+    )]
+    OtherMarks {
+        /// Their bits.
+        marks: MarkBits,
+    },
     /// Somebody else writes bits of marks that are steer's.
     #[error(
-        "{conflict}, which are steer's: flows would change their way. Move the other owner's mark out of 0x3f000000, or leave steer off"
+        "{conflict}, which are steer's: flows would change their way. Move steer's bits ([mark] mask: six bits next to each other that nobody else uses), or the other owner's"
     )]
     MarkConflict {
         /// Who, and which bits.

@@ -73,6 +73,7 @@ pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerEr
                 .collect(),
             routes: config.mark.routes,
             nat: config.mark.nat,
+            marks: config.mark.bits,
             ipv6: facts::ipv6_available(),
         },
         ports: Vec::new(),
@@ -87,7 +88,7 @@ pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerEr
         problems: Vec::new(),
     };
     for lan in &config.lans {
-        look_at_lan(&facts, lan, &mut view)?;
+        look_at_lan(&facts, config, lan, &mut view)?;
     }
     for breakout in &config.breakouts {
         look_at_breakout(kernel, &facts, config, breakout, &mut view).await?;
@@ -107,7 +108,12 @@ pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerEr
     Ok(view)
 }
 
-fn look_at_lan(facts: &Facts, lan: &Lan, view: &mut View) -> Result<(), ControllerError> {
+fn look_at_lan(
+    facts: &Facts,
+    config: &Config,
+    lan: &Lan,
+    view: &mut View,
+) -> Result<(), ControllerError> {
     let name = lan.interface.as_str();
     let link = facts
         .link(name)
@@ -148,6 +154,8 @@ fn look_at_lan(facts: &Facts, lan: &Lan, view: &mut View) -> Result<(), Controll
             .mac
             .map(|own| facts.as_seen_by_ip(link).mac.unwrap_or(own)),
         vlans: lan.vlans.iter().map(|vlan| vlan_key(*vlan)).collect(),
+        marks: view.wanted.marks,
+        order: config.mark.order,
     });
     Ok(())
 }

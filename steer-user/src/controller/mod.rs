@@ -191,6 +191,12 @@ impl Controller {
         {
             return Err(ControllerError::OtherMode { other });
         }
+        let steering = PinDir::new(&config.system.pin_dir).mark_bits()?;
+        if let (Some(marks), Mode::Mark) = (steering, config.mode)
+            && marks != config.mark.bits
+        {
+            return Err(ControllerError::OtherMarks { marks });
+        }
         let mut kernel = Kernel::open(&config.system.state_dir)?;
         let view = look(&kernel, &config).await?;
         let mut registry = RegistryFile::open(&config.system.state_dir)?;
@@ -198,7 +204,7 @@ impl Controller {
         path_ids.check(&config)?;
         let plan = compile(&feed, &config, &view, registry.get_mut())?;
         let adopting = adoptable(&config);
-        let owners = Owners::gather(&kernel).await?;
+        let owners = Owners::gather(&kernel, config.mark.bits).await?;
         let mut problems = preflight::check(&config, &view, &owners, adopting)?;
         problems.extend(view.problems.clone());
         registry.save()?;
@@ -599,6 +605,10 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         Some("[system]")
     } else if old.redirect != new.redirect {
         Some("[redirect]")
+    } else if old.mark.bits != new.mark.bits {
+        Some("[mark] mask")
+    } else if old.mark.order != new.mark.order {
+        Some("[mark] order")
     } else {
         None
     }

@@ -72,6 +72,7 @@ pub(super) fn attach(exit: &Exit, pins: &PinDir) -> Result<Attachment, DatapathE
         interface: &exit.interface,
         ifindex: exit.ifindex,
         link: LINK,
+        order: tc::Order::Last,
         filter: FILTER_MARK,
         qdisc: QDISC_MARK,
     };

@@ -7,12 +7,13 @@ use aya::{
     programs::{ProgramError, SchedClassifier, Xdp, XdpMode, xdp::XdpLink},
 };
 use aya_log::EbpfLogger;
+use steer_common::mark;
 
 use super::{
     DatapathError, Maps, PinDir,
     exits::{self, Exit},
     links, maps, objects,
-    tc::{self, TcPlace},
+    tc::{self, Order, TcPlace},
 };
 
 /// How packets are steered.
@@ -107,6 +108,10 @@ pub struct Port {
     /// The VLANs whose frames are steered: outer id << 16 | inner id, 0 for untagged frames. At
     /// most 8; none means untagged only.
     pub vlans: Vec<u32>,
+    /// The bits of marks that are steer's.
+    pub marks: mark::Bits,
+    /// Where among others' programs at TC ours is.
+    pub order: Order,
 }
 
 impl Port {
@@ -179,6 +184,9 @@ impl Datapath {
                 load_program(mode, Some(&pins), &port, flow_seed, log).map(|ebpf| (port, ebpf))
             })
             .collect::<Result<Vec<_>, _>>()?;
+        if let Some(port) = programs.first().map(|(port, _)| port) {
+            maps::pin_mark(&pins, pins.mark_bits_pin(port.marks))?;
+        }
         let mut maps = Maps::open(&pins, mode)?;
         maps.keep_flow_seed(flow_seed)?;
         let mut logs = Vec::new();
@@ -282,6 +290,7 @@ pub(super) fn load_program(
     flow_seed: u64,
     log: LogLevel,
 ) -> Result<Ebpf, DatapathError> {
+    let mark_shift = port.marks.shift();
     let bare_ip = u8::from(port.mac.is_none());
     let vlans = Vlans(port.vlans());
     let mut mac = [0_u8; 8];
@@ -296,6 +305,7 @@ pub(super) fn load_program(
         .override_global("VLANS", &vlans, true)
         .override_global("ROUTER_MAC", &mac, true)
         .override_global("FLOW_SEED", &flow_seed, false)
+        .override_global("MARK_SHIFT", &mark_shift, false)
         .override_global("AYA_LOG_LEVEL", &level, false);
     let fast: &[&str] = if mode == Mode::Redirect {
         &maps::FAST
@@ -353,7 +363,8 @@ fn lan_place(port: &Port) -> TcPlace<'_> {
         program: Mode::Mark.program(),
         interface: &port.interface,
         ifindex: port.ifindex,
-        link: "tc",
+        link: port.order.pin(),
+        order: port.order,
         filter: tc::FILTER_MARK,
         qdisc: tc::QDISC_MARK,
     }

@@ -21,7 +21,7 @@ pub use exits::Exit;
 pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
 pub use maps::{ClassCount, Maps, ReasonCount};
 pub use pins::PinDir;
-pub use tc::{is_our_filter, remove_filter};
+pub use tc::{Order, is_our_filter, remove_filter};
 pub use trial::{
     Trial, attached_at, is_ours, program_name, too_old_for_redirect, try_out, try_out_exit,
 };

@@ -6,9 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use steer_common::abi;
+use steer_common::{abi, mark};
 
 use super::{DatapathError, Mode, exits, tc};
+
+/// The name of the pin that says where steer's bits stand in marks begins so; their lowest follows.
+const MARK_BITS: &str = "MARK_BITS_";
 
 /// The directory of this version's pins, below the configured one.
 #[derive(Clone, Debug)]
@@ -67,6 +70,32 @@ impl PinDir {
         }
     }
 
+    /// The bits of marks that the pinned programs use, of whatever version they are; none if
+    /// nothing is pinned.
+    pub fn mark_bits(&self) -> Result<Option<mark::Bits>, DatapathError> {
+        for version in self.versions()? {
+            let path = version.join("maps");
+            let pins = entries(&path).map_err(failed(&path))?;
+            let named = pins.iter().find_map(|pin| {
+                let shift = pin.file_name()?.to_str()?.strip_prefix(MARK_BITS)?;
+                shift.parse().ok()
+            });
+            if let Some(shift) = named {
+                return Ok(Some(mark::Bits::at(shift)));
+            }
+            // A version that knew no others.
+            if !pins.is_empty() {
+                return Ok(Some(mark::Bits::DEFAULT));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The pin that says which bits of marks the programs use.
+    pub(super) fn mark_bits_pin(&self, bits: mark::Bits) -> PathBuf {
+        self.map(&format!("{MARK_BITS}{}", bits.shift()))
+    }
+
     fn versions(&self) -> Result<Vec<PathBuf>, DatapathError> {
         entries(&self.root).map_err(failed(&self.root))
     }
@@ -107,6 +136,20 @@ impl PinDir {
                 }
                 _ => continue,
             };
+        }
+        Ok(found)
+    }
+
+    /// Removes the pins of one hook's link at one interface, of every version; whether there was
+    /// one.
+    pub(super) fn forget_link(&self, hook: &str, ifindex: u32) -> Result<bool, DatapathError> {
+        let name = self.link(hook, ifindex);
+        let mut found = false;
+        for pin in self.link_pins()? {
+            if pin.file_name() == name.file_name() {
+                fs::remove_file(&pin).map_err(failed(&pin))?;
+                found = true;
+            }
         }
         Ok(found)
     }

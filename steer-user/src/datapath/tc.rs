@@ -11,9 +11,49 @@ use aya::{
 
 use super::{DatapathError, Hook, PinDir, links, maps, trial::is_ours};
 
-/// The priority and handle of our filter on kernels without TCX: fixed, so that the next
-/// controller finds it, and neither first nor last by force.
-pub(super) const FILTER_PRIORITY: u16 = 49_000;
+/// Where among the programs of others at TC ingress ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Behind those that are there when it comes.
+    Last,
+    /// Before those that are there: one that ends with a final verdict would hide packets from it.
+    First,
+}
+
+impl Order {
+    /// The name of its link's pin: a link keeps its place, so another order is another link.
+    pub(super) const fn pin(self) -> &'static str {
+        match self {
+            Self::Last => "tc",
+            Self::First => "tc_first",
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::Last => Self::First,
+            Self::First => Self::Last,
+        }
+    }
+
+    /// The priority of our filter on kernels without TCX: fixed, so that the next controller finds
+    /// it; the kernel gives its own from 49,152 downwards.
+    const fn filter_priority(self) -> u16 {
+        match self {
+            Self::Last => 49_000,
+            Self::First => 1,
+        }
+    }
+
+    fn link(self) -> LinkOrder {
+        match self {
+            Self::Last => LinkOrder::last(),
+            Self::First => LinkOrder::first(),
+        }
+    }
+}
+
+/// The handle of our filter on kernels without TCX.
 const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x365);
 /// The pins that say of an interface that our filter is there, and that the clsact qdisc is ours.
 pub(super) const FILTER_MARK: &str = "filter";
@@ -30,6 +70,8 @@ pub(super) struct TcPlace<'a> {
     pub ifindex: u32,
     /// The pin of its link (TCX).
     pub link: &'static str,
+    /// Where among the programs of others.
+    pub order: Order,
     /// The pin that says that our filter is there (clsact).
     pub filter: &'static str,
     /// The pin that says that the qdisc is ours (clsact).
@@ -76,12 +118,15 @@ pub(super) fn attach(
         .attach_with_options(
             place.interface,
             TcAttachType::Ingress,
-            TcAttachOptions::TcxOrder(LinkOrder::last()),
+            TcAttachOptions::TcxOrder(place.order.link()),
         )
         .and_then(|id| program.take_link(id))
         .map_err(failed)?;
     links::keep(link, path)?;
-    Ok((Hook::Tcx, false))
+    // The new one is there already; what both see, the second finds marked, and passes.
+    let elsewhere =
+        place.link == place.order.pin() && pins.forget_link(place.order.other().pin(), place.ifindex)?;
+    Ok((Hook::Tcx, elsewhere))
 }
 
 /// Attaches as a filter of the clsact qdisc, and says whether it took the place of an earlier one.
@@ -101,7 +146,8 @@ fn attach_filter(
     }
     let mark = pins.link(place.filter, place.ifindex);
     if known.is_some() {
-        let old = clsact_filter(interface).map_err(|error| failed(error.into()))?;
+        let old = clsact_filter(interface, place.order.filter_priority())
+            .map_err(|error| failed(error.into()))?;
         if let Ok(id) = program.attach_to_link(old) {
             let link = program.take_link(id).map_err(failed)?;
             // The filter is the kernel's; dropping the link would take it away.
@@ -110,10 +156,10 @@ fn attach_filter(
             return Ok(true);
         }
     }
-    // A filter of ours whose pins somebody removed.
+    // A filter of ours whose pins somebody removed, or in another order.
     let adopted = tc::qdisc_detach_program(interface, TcAttachType::Ingress, place.program).is_ok();
     let options = NlOptions {
-        priority: FILTER_PRIORITY,
+        priority: place.order.filter_priority(),
         handle: FILTER_HANDLE,
         classid: None,
     };
@@ -131,11 +177,11 @@ fn attach_filter(
 }
 
 /// Our filter at an interface, as aya addresses it: whether it is there is not known.
-fn clsact_filter(interface: &str) -> Result<SchedClassifierLink, TcError> {
+fn clsact_filter(interface: &str, priority: u16) -> Result<SchedClassifierLink, TcError> {
     SchedClassifierLink::attached(
         interface,
         TcAttachType::Ingress,
-        FILTER_PRIORITY,
+        priority,
         FILTER_HANDLE,
         None,
     )
@@ -144,12 +190,16 @@ fn clsact_filter(interface: &str) -> Result<SchedClassifierLink, TcError> {
 
 /// Whether a filter at clsact ingress is ours.
 pub fn is_our_filter(priority: u16, handle: u32, program: Option<&str>) -> bool {
-    (priority, handle) == (FILTER_PRIORITY, FILTER_HANDLE.into()) && program.is_some_and(is_ours)
+    [Order::Last, Order::First]
+        .map(Order::filter_priority)
+        .contains(&priority)
+        && handle == u32::from(FILTER_HANDLE)
+        && program.is_some_and(is_ours)
 }
 
 /// Removes our filter from clsact ingress: ask [`is_our_filter`] first.
-pub fn remove_filter(interface: &str) -> Result<(), DatapathError> {
-    clsact_filter(interface)
+pub fn remove_filter(interface: &str, priority: u16) -> Result<(), DatapathError> {
+    clsact_filter(interface, priority)
         .map_err(ProgramError::from)
         .and_then(aya::programs::links::Link::detach)
         .map_err(|source| DatapathError::Detach {

@@ -372,9 +372,9 @@ pub static CHECKS: &[Check] = &[
     Check {
         name: "marks",
         area: Area::Neighbours,
-        finds: "others that write or compare bits 0x3f000000 of marks",
+        finds: "others that write or compare steer's bits of marks",
         why: "whoever writes them moves steer's flows; steer refuses to start",
-        remedy: "move the other owner's marks out of 0x3f000000",
+        remedy: "[mark] mask: six bits next to each other that nobody else uses; or move the other owner's marks",
         look: neighbours::marks,
     },
     Check {

@@ -77,7 +77,13 @@ pub(super) fn marks(patient: &Patient) -> Vec<Verdict> {
             Access::Compares | Access::Unknown => Verdict::note(it.to_string()),
         })
         .collect();
-    or_ok(found, "nobody else uses bits 0x3f000000 of marks")
+    or_ok(
+        found,
+        &format!(
+            "nobody else uses bits {:#010x} of marks",
+            patient.config.mark.bits.mask()
+        ),
+    )
 }
 
 pub(super) fn flow_tables(patient: &Patient) -> Vec<Verdict> {

@@ -17,9 +17,9 @@ use crate::{
     api::Client,
     config::{Config, Mode},
     controller::{self, look, report},
-    datapath::{self, PinDir, Port, Trial},
+    datapath::{self, Order, PinDir, Port, Trial},
     system::{
-        self, Family, Kernel, Object, Presence, TableId,
+        self, Family, Kernel, MarkBits, Object, Presence, TableId,
         conntrack::{self, Usage},
         facts::{self, DefaultOnLink, Facts, Link},
         filters::{self, Filter},
@@ -130,7 +130,9 @@ impl Patient {
         let facts = Facts::gather(&kernel).await?;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let view = look::look(&kernel, config).await.map_err(|e| text(&e));
-        let owners = Owners::gather(&kernel).await.map_err(|e| text(&e));
+        let owners = Owners::gather(&kernel, config.mark.bits)
+            .await
+            .map_err(|e| text(&e));
         let wanted = view
             .as_ref()
             .map_or_else(|_| Vec::new(), |view| report::objects(config, view));
@@ -253,6 +255,8 @@ fn any_port(ports: &[Port]) -> Port {
         ifindex: 0,
         mac: Some([2, 0, 0, 0, 0, 1]),
         vlans: Vec::new(),
+        marks: MarkBits::DEFAULT,
+        order: Order::Last,
     })
 }
 

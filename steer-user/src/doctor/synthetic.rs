@@ -32,7 +32,7 @@ use crate::{
     config::Config,
     controller::{self, look::View},
     endpoints::EndpointSet,
-    system::{Family, InterfaceName, Mark, PathSpec, SystemError, facts::Facts, nft},
+    system::{Family, InterfaceName, Mark, MarkBits, PathSpec, SystemError, facts::Facts, nft},
 };
 
 /// How one kind of connection fared on its way to a breakout.
@@ -78,6 +78,7 @@ impl fmt::Display for Proof {
 #[derive(Clone, Debug)]
 struct Case {
     path: PathSpec,
+    marks: MarkBits,
     lan: String,
     client: IpAddr,
     /// Who serves HTTPS, and who serves Teams' media.
@@ -157,6 +158,7 @@ fn cases(config: &Config, view: &View, facts: &Facts, ruleset: &str) -> Vec<Case
                 let others = facts.links.iter().map(|link| link.name.clone());
                 found.push(Case {
                     path: path.clone(),
+                    marks: view.wanted.marks,
                     lan: lan.to_string(),
                     client,
                     web,
@@ -286,8 +288,8 @@ impl Case {
             "table inet steer-doctor {{ chain wish {{ type filter hook prerouting priority -300; \
              iifname \"{}\" meta mark set meta mark & {} | {}; }}; }}\n",
             self.lan,
-            Mark::MASK.others(),
-            self.path.id.wish(),
+            Mark::mask(self.marks).others(),
+            self.path.id.wish(self.marks),
         )
     }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, io};
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use super::{Mark, PathId, SystemError};
+use super::{Mark, MarkBits, PathId, SystemError};
 
 /// How full the table of this network namespace is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +43,12 @@ pub fn usage() -> Option<Usage> {
 /// entries stay for minutes.
 ///
 /// Blocks for about a millisecond per thousand entries of the table.
-pub fn granted() -> Result<BTreeMap<PathId, u64>, SystemError> {
+pub fn granted(marks: MarkBits) -> Result<BTreeMap<PathId, u64>, SystemError> {
     let udp = UdpTimeouts::read();
     let mut counts = BTreeMap::new();
-    for_each_entry(Mark::GRANT, Mark::KIND, |entry| {
+    for_each_entry(Mark::grant(marks), Mark::kind(marks), |entry| {
         // The kernel has filtered already, unless it is too old to know how.
-        if let Some(path) = Mark::granted_path(entry.mark)
+        if let Some(path) = Mark::from_bits(entry.mark).granted_path(marks)
             && entry.lives(udp)
         {
             *counts.entry(path).or_default() += 1;
@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn connections_with_a_grant_are_counted_by_path_and_no_others() {
         in_namespace(async || {
-            assert_eq!(granted().unwrap(), BTreeMap::new());
+            let marks = MarkBits::DEFAULT;
+            assert_eq!(granted(marks).unwrap(), BTreeMap::new());
             // One connection for each port; its mark is decided by the port.
             sh("nft -f - <<END
 table inet t { chain c { type filter hook output priority 0;
@@ -283,9 +284,11 @@ END");
             }
             let path = |id| PathId::new(id).unwrap();
             assert_eq!(
-                granted().unwrap(),
+                granted(marks).unwrap(),
                 BTreeMap::from([(path(1), 6), (path(15), 800)])
             );
+            // 0x21000007, read as bits 4 to 9 or as the lowest six.
+            assert_eq!(granted(MarkBits::at(4)).unwrap(), BTreeMap::new());
             let usage = usage().unwrap();
             assert!(
                 usage.entries >= 806 && usage.max > usage.entries,

@@ -1,10 +1,11 @@
-//! The numbers steer uses inside the kernel: bits of the packet and connection mark, rule
-//! priorities, table ids. They were chosen clear of mwan3, Tailscale, Kubernetes, pbr and FRR, and
+//! The numbers steer uses inside the kernel: bits of the packet and connection mark (where they stand
+//! is configured), rule priorities, table ids. They were chosen clear of mwan3, Tailscale, Kubernetes, pbr and FRR, and
 //! every one is a type of its own, so that a mark cannot be passed where a table id is meant.
 
 use std::fmt;
 
 use steer_common::mark;
+pub use steer_common::mark::Bits as MarkBits;
 
 /// The routing protocol number steer writes on its routes and rules, by which it knows its own.
 pub const PROTOCOL: u8 = 86;
@@ -31,13 +32,13 @@ impl PathId {
     }
 
     /// The mark the fast path writes: "this packet should leave by this path".
-    pub const fn wish(self) -> Mark {
-        Mark(Mark::WISH.0 | self.bits())
+    pub const fn wish(self, marks: MarkBits) -> Mark {
+        Mark(marks.wish() | marks.id(self.0))
     }
 
     /// The mark nftables answers with, the only one that is routed and translated.
-    pub const fn grant(self) -> Mark {
-        Mark(Mark::GRANT.0 | self.bits())
+    pub const fn grant(self, marks: MarkBits) -> Mark {
+        Mark(marks.grant() | marks.id(self.0))
     }
 
     /// The routing table that holds nothing but this path's default routes.
@@ -46,8 +47,8 @@ impl PathId {
     }
 
     /// The number at its place in a mark.
-    pub const fn bits(self) -> u32 {
-        (self.0 as u32) << mark::ID_SHIFT
+    pub const fn at_its_place(self, marks: MarkBits) -> Mark {
+        Mark(marks.id(self.0))
     }
 }
 
@@ -63,15 +64,29 @@ pub struct Mark(u32);
 
 impl Mark {
     /// All bits steer owns; the rest of every mark belongs to others.
-    pub const MASK: Self = Self(mark::MASK);
+    pub const fn mask(marks: MarkBits) -> Self {
+        Self(marks.mask())
+    }
+
     /// The path number's bits.
-    pub const ID: Self = Self(mark::ID_MASK);
+    pub const fn id(marks: MarkBits) -> Self {
+        Self(marks.id_mask())
+    }
+
     /// "Should leave by path n"; in a connection mark: "asked for, not yet seen leaving".
-    pub const WISH: Self = Self(mark::WISH);
+    pub const fn wish(marks: MarkBits) -> Self {
+        Self(marks.wish())
+    }
+
     /// "May leave by path n."
-    pub const GRANT: Self = Self(mark::GRANT);
+    pub const fn grant(marks: MarkBits) -> Self {
+        Self(marks.grant())
+    }
+
     /// Wish and grant: which of the two a mark of ours is.
-    pub const KIND: Self = Self(Self::WISH.0 | Self::GRANT.0);
+    pub const fn kind(marks: MarkBits) -> Self {
+        Self(marks.wish() | marks.grant())
+    }
 
     /// Any 32 bits, as read from the kernel.
     pub const fn from_bits(bits: u32) -> Self {
@@ -88,10 +103,10 @@ impl Mark {
         Self(!self.0)
     }
 
-    /// The path a connection mark with these bits was granted; `None` if it is not a grant.
-    pub const fn granted_path(bits: u32) -> Option<PathId> {
-        if bits & Self::KIND.0 == Self::GRANT.0 {
-            PathId::new(((bits & Self::ID.0) >> mark::ID_SHIFT) as u8)
+    /// The path that a connection with this mark was granted; `None` if it is not a grant.
+    pub const fn granted_path(self, marks: MarkBits) -> Option<PathId> {
+        if self.0 & Self::kind(marks).0 == marks.grant() {
+            PathId::new(marks.id_of(self.0))
         } else {
             None
         }
@@ -179,13 +194,15 @@ mod tests {
 
     #[test]
     fn marks_stay_inside_our_mask_and_name_their_path() {
-        for id in 1..=PathId::MAX {
-            let id = PathId::new(id).unwrap();
-            for mark in [id.wish(), id.grant()] {
-                assert_eq!(mark.bits() & Mark::MASK.others().bits(), 0, "{mark}");
+        for (id, shift) in (1..=PathId::MAX).zip([24, 0, 8, 26].into_iter().cycle()) {
+            let (id, marks) = (PathId::new(id).unwrap(), MarkBits::at(shift));
+            let others = Mark::mask(marks).others().bits();
+            for mark in [id.wish(marks), id.grant(marks)] {
+                assert_eq!(mark.bits() & others, 0, "{mark}");
             }
-            assert_eq!(Mark::granted_path(id.grant().bits() | 0xff), Some(id));
-            assert_eq!(Mark::granted_path(id.wish().bits()), None);
+            let among_others = Mark::from_bits(id.grant(marks).bits() | others);
+            assert_eq!(among_others.granted_path(marks), Some(id));
+            assert_eq!(id.wish(marks).granted_path(marks), None);
             assert!(id.table().is_ours());
             assert_eq!(
                 RulePriority::of_ours(RulePriority::path(id).get()),

@@ -23,6 +23,7 @@ pub mod nft;
 pub mod owners;
 mod route;
 mod rule;
+mod software;
 mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -40,7 +41,7 @@ pub use self::{
     error::SystemError,
     interface::InterfaceName,
     kernel::Kernel,
-    mark::{Mark, PROTOCOL, PathId, RulePriority, TableId},
+    mark::{Mark, MarkBits, PROTOCOL, PathId, RulePriority, TableId},
     nft::NftTable,
     route::Route,
     rule::{Rule, Selector},
@@ -60,6 +61,8 @@ pub struct Wanted {
     pub routes: Owner,
     /// Who translates the sources of granted packets.
     pub nat: Owner,
+    /// The bits of marks that are steer's.
+    pub marks: MarkBits,
     /// Whether the kernel has IPv6: [`facts::ipv6_available`].
     pub ipv6: bool,
 }
@@ -355,8 +358,8 @@ fn rules(paths: &[&PathSpec], wanted: &Wanted) -> Vec<Rule> {
                 family,
                 priority: RulePriority::path(path.id),
                 selector: Selector::Mark {
-                    mark: path.id.grant(),
-                    mask: Mark::MASK,
+                    mark: path.id.grant(wanted.marks),
+                    mask: Mark::mask(wanted.marks),
                 },
                 table: path.id.table(),
                 suppress: None,
@@ -366,8 +369,8 @@ fn rules(paths: &[&PathSpec], wanted: &Wanted) -> Vec<Rule> {
             family,
             priority: RulePriority::SPECIFIC,
             selector: Selector::Mark {
-                mark: Mark::GRANT,
-                mask: Mark::KIND,
+                mark: Mark::grant(wanted.marks),
+                mask: Mark::kind(wanted.marks),
             },
             table,
             suppress: Some(family.suppress()),

@@ -237,12 +237,13 @@ fn render(wanted: &Wanted) -> String {
     let each = |line: &dyn Fn(&PathSpec) -> String| -> String {
         paths.iter().map(|path| line(path)).collect()
     };
-    let mask = Mark::MASK;
-    let kind = Mark::KIND;
-    let id_bits = Mark::ID;
-    let wish = Mark::WISH;
-    let grant = Mark::GRANT;
-    let others = Mark::MASK.others();
+    let marks = wanted.marks;
+    let mask = Mark::mask(marks);
+    let kind = Mark::kind(marks);
+    let id_bits = Mark::id(marks);
+    let wish = Mark::wish(marks);
+    let grant = Mark::grant(marks);
+    let others = mask.others();
 
     let lan = elements(wanted.lan.iter().map(quoted));
     let brk = elements(paths.iter().map(|p| quoted(&p.interface)));
@@ -259,9 +260,13 @@ fn render(wanted: &Wanted) -> String {
     let to_pinned = vmap(
         paths
             .iter()
-            .map(|p| (p.id.grant(), format!("pinned{}", p.id))),
+            .map(|p| (p.id.grant(marks), format!("pinned{}", p.id))),
     );
-    let to_wish = vmap(paths.iter().map(|p| (p.id.wish(), format!("wish{}", p.id))));
+    let to_wish = vmap(
+        paths
+            .iter()
+            .map(|p| (p.id.wish(marks), format!("wish{}", p.id))),
+    );
     let (to_pinned, to_wish) = (
         to_pinned.map_or(String::new(), |map| format!("\t\tct mark & {mask} {map}\n")),
         to_wish.map_or(String::new(), |map| {
@@ -277,15 +282,15 @@ fn render(wanted: &Wanted) -> String {
 		meta mark set meta mark & {others} | {grant}
 	}}\n",
             id = p.id,
-            bits = Mark::from_bits(p.id.bits()),
-            grant = p.id.grant(),
+            bits = p.id.at_its_place(marks),
+            grant = p.id.grant(marks),
         )
     });
     let inbound = each(&|p| {
         format!(
             "\t\tiifname \"{dev}\" ct mark set ct mark & {others} | {grant} meta mark set meta mark & {others} | {grant}\n",
             dev = p.interface,
-            grant = p.id.grant(),
+            grant = p.id.grant(marks),
         )
     });
     let wishes = each(&|p| {
@@ -295,8 +300,8 @@ fn render(wanted: &Wanted) -> String {
 		meta mark set meta mark & {others} | {grant}
 	}}\n",
             id = p.id,
-            wish = p.id.wish(),
-            grant = p.id.grant(),
+            wish = p.id.wish(marks),
+            grant = p.id.grant(marks),
         )
     });
     let post = each(&|p| {
@@ -304,13 +309,13 @@ fn render(wanted: &Wanted) -> String {
             "\t\toifname \"{dev}\" ct status & confirmed == 0 ct mark set ct mark & {others} | {grant} counter name granted_{id} return\n",
             dev = p.interface,
             id = p.id,
-            grant = p.id.grant(),
+            grant = p.id.grant(marks),
         )
     });
     let out = each(&|p| {
         format!(
             "\t\tct mark & {mask} == {grant} meta mark set meta mark & {others} | {grant}\n",
-            grant = p.id.grant(),
+            grant = p.id.grant(marks),
         )
     });
     let masquerade = each(&|p| {
@@ -319,7 +324,7 @@ fn render(wanted: &Wanted) -> String {
              \t\toifname \"{dev}\" ct mark & {mask} == {grant} ip6 saddr != @valid6_{id} masquerade\n",
             dev = p.interface,
             id = p.id,
-            grant = p.id.grant(),
+            grant = p.id.grant(marks),
         )
     });
     let nat = match wanted.nat {

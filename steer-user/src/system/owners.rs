@@ -8,13 +8,18 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use serde_json::Value;
 
 use super::{
-    Family, Kernel, Mark, Rule, RulePriority, SystemError, conntrack::Usage, facts::ipv6_available,
+    Family, Kernel, Mark, MarkBits, Rule, RulePriority, SystemError,
+    conntrack::Usage,
+    facts::ipv6_available,
     nft, rule,
+    software::{self, RuleNumbers},
 };
 
 /// Other owners' parts that matter to steer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
+    /// The bits of marks that are steer's.
+    marks: MarkBits,
     /// Uses of mark bits that are steer's.
     pub mark_uses: Vec<MarkUse>,
     /// Filters on the way through the box.
@@ -99,9 +104,13 @@ impl ForwardChain {
 }
 
 impl Owners {
-    /// Reads nftables' ruleset, iptables' table names and the policy rules.
-    pub async fn gather(kernel: &Kernel) -> Result<Self, SystemError> {
-        let mut owners = Self::default();
+    /// Reads nftables' ruleset, iptables' table names and the policy rules. `marks` are the bits of
+    /// marks that steer uses.
+    pub async fn gather(kernel: &Kernel, marks: MarkBits) -> Result<Self, SystemError> {
+        let mut owners = Self {
+            marks,
+            ..Self::default()
+        };
         owners.read_ruleset(&nft::whole_ruleset().await?);
         for (family, names) in [
             (Family::V4, "/proc/thread-self/net/ip_tables_names"),
@@ -171,8 +180,9 @@ impl Owners {
         if uses.translates && !is_destination_chain(rule, objects) {
             self.translations.insert(format!("chain {place}"));
         }
+        let maker = software::of_chain(text(rule, "table"), text(rule, "chain"));
         for (mark, access, bits) in uses.marks {
-            self.note_mark(format!("chain {place}"), mark, access, bits);
+            self.note_mark(named(format!("chain {place}"), maker), mark, access, bits);
         }
     }
 
@@ -194,8 +204,7 @@ impl Owners {
                     self.translations.insert(name);
                 }
                 "mangle" => {
-                    let all = Mark::MASK.bits();
-                    self.note_mark(name, MarkKind::Packet, Access::Unknown, all);
+                    self.note_mark(name, MarkKind::Packet, Access::Unknown, u32::MAX);
                 }
                 _ => {}
             }
@@ -222,7 +231,12 @@ impl Owners {
             if !matches!(table, 0 | 253..=255) {
                 self.tables.insert(table);
             }
-            let owner = format!("ip {family} rule pref {priority}");
+            let maker = software::of_rule(RuleNumbers {
+                priority,
+                mark: mark.map(|mark| (mark, compared)),
+                table,
+            });
+            let owner = named(format!("ip {family} rule pref {priority}"), maker);
             // The kernel's own first rule has priority 0.
             if priority != 0 && priority <= RulePriority::LAST.get() {
                 self.early_rules.insert(owner.clone());
@@ -238,7 +252,7 @@ impl Owners {
             owner,
             mark,
             access,
-            bits: Mark::from_bits(bits & Mark::MASK.bits()),
+            bits: Mark::from_bits(bits & self.marks.mask()),
         };
         if found.bits.bits() != 0 && !self.mark_uses.contains(&found) {
             self.mark_uses.push(found);
@@ -306,7 +320,7 @@ impl RuleUses {
     }
 
     fn unknown_mark(&mut self, mark: MarkKind) {
-        self.marks.push((mark, Access::Unknown, Mark::MASK.bits()));
+        self.marks.push((mark, Access::Unknown, u32::MAX));
     }
 
     /// Looks for marks that are compared, however deep.
@@ -367,6 +381,14 @@ fn written_bits(key: &Value, source: &Value) -> u32 {
     }
 }
 
+/// The owner by place and, if known, by the name of the software.
+fn named(place: String, maker: Option<&str>) -> String {
+    match maker {
+        Some(maker) => format!("{place} ({maker})"),
+        None => place,
+    }
+}
+
 fn mentions_ct(value: &Value) -> bool {
     match value {
         Value::Object(object) => object.iter().any(|(k, v)| k == "ct" || mentions_ct(v)),
@@ -419,7 +441,7 @@ mod tests {
     async fn gather(ruleset: &str) -> Owners {
         sh(&format!("nft -f - <<'END'\n{ruleset}\nEND"));
         let state = tempfile::tempdir().unwrap();
-        Owners::gather(&Kernel::open(state.path()).unwrap())
+        Owners::gather(&Kernel::open(state.path()).unwrap(), MarkBits::DEFAULT)
             .await
             .unwrap()
     }
@@ -507,9 +529,155 @@ mod tests {
             assert_eq!(
                 found,
                 [
-                    "ip -4 rule pref 32764 compares bits 0x3f000000 of the packet mark",
+                    "ip -4 rule pref 32764 (wg-quick) compares bits 0x3f000000 of the packet mark",
                     "ip -6 rule pref 5 compares bits 0x08000000 of the packet mark",
                 ]
+            );
+        });
+    }
+
+    /// What well-known software puts into a box by default, and what of it touches steer's bits.
+    #[test]
+    fn the_defaults_of_known_software_are_told_apart_by_name() {
+        let mangle = |table: &str, chain: &str, rule: &str| {
+            format!(
+                "nft add table {table}; nft add chain {table} {chain}; nft add rule {table} {chain} {rule}"
+            )
+        };
+        let cases = [
+            // mwan3 2.11: mmx_mask 0x3F00.
+            (
+                "ip rule add pref 2001 fwmark 0x100/0x3f00 lookup 1".to_owned(),
+                "",
+            ),
+            ("ip rule add pref 1001 iif lo lookup 1".into(), ""),
+            (
+                mangle(
+                    "ip mangle",
+                    "mwan3_hook",
+                    "'meta mark set meta mark & 0xffffc0ff | 0x100'",
+                ),
+                "",
+            ),
+            (
+                mangle("ip mangle", "mwan3_hook", "'ct mark set meta mark'"),
+                "chain ip mangle mwan3_hook (mwan3) writes bits 0x3f000000 of the connection mark",
+            ),
+            // OpenWrt pbr 1.1: fwmask 00ff0000, in the table of fw4.
+            (
+                "ip rule add pref 29998 fwmark 0x10000/0xff0000 lookup 256".into(),
+                "",
+            ),
+            (
+                mangle(
+                    "inet fw4",
+                    "pbr_mark_0x010000",
+                    "'meta mark set meta mark & 0xff00ffff ^ 0x10000'",
+                ),
+                "",
+            ),
+            // Docker marks nothing.
+            (mangle("ip filter", "DOCKER-USER", "return"), ""),
+            // Tailscale: 0x40000 and 0x80000 of 0xff0000.
+            (
+                "ip rule add pref 5210 fwmark 0x80000/0xff0000 lookup main".into(),
+                "",
+            ),
+            ("ip rule add pref 5270 lookup 52".into(), ""),
+            (
+                mangle(
+                    "ip filter",
+                    "ts-forward",
+                    "'meta mark set meta mark & 0xff00ffff ^ 0x40000'",
+                ),
+                "",
+            ),
+            // FRR's pbrd compares the whole mark.
+            (
+                "ip rule add pref 301 fwmark 0x21000000 lookup 10000".into(),
+                "ip -4 rule pref 301 (FRR pbrd) compares bits 0x3f000000 of the packet mark",
+            ),
+            // wg-quick with AllowedIPs = 0.0.0.0/0 takes the mark of every datagram away.
+            (
+                "ip rule add pref 32764 not fwmark 0xca6c lookup 51820".into(),
+                "ip -4 rule pref 32764 (wg-quick) compares bits 0x3f000000 of the packet mark",
+            ),
+            (
+                mangle(
+                    "ip wg-quick-wg0",
+                    "premangle",
+                    "'meta l4proto udp meta mark set ct mark'",
+                ),
+                "chain ip wg-quick-wg0 premangle (wg-quick) writes bits 0x3f000000 of the packet mark",
+            ),
+            // Kubernetes: 0x4000 and 0x8000; Calico: 0xffff0000.
+            (
+                mangle(
+                    "ip nat",
+                    "KUBE-MARK-MASQ",
+                    "'meta mark set meta mark | 0x4000'",
+                ),
+                "",
+            ),
+            (
+                mangle(
+                    "ip filter",
+                    "cali-FORWARD",
+                    "'meta mark set meta mark & 0xffff | 0x10000'",
+                ),
+                "chain ip filter cali-FORWARD (Calico) writes bits 0x3f000000 of the packet mark",
+            ),
+            (
+                "ip rule add pref 9 fwmark 0x200/0xf00 lookup 2004".into(),
+                "",
+            ),
+            (
+                "ip rule add pref 100 fwmark 0x8000000/0x8000000 lookup 2023".into(),
+                "ip -4 rule pref 100 (dae) compares bits 0x08000000 of the packet mark",
+            ),
+        ];
+        in_namespace(async || {
+            for (commands, expected) in cases {
+                sh("nft flush ruleset; ip rule flush; ip rule add pref 32766 lookup main");
+                sh(&commands);
+                let owners = gather("").await;
+                let found: Vec<_> = owners.mark_uses.iter().map(ToString::to_string).collect();
+                assert_eq!(found.join(", "), expected, "{commands}");
+            }
+        });
+    }
+
+    #[test]
+    fn rules_before_ours_and_tables_of_others_are_named() {
+        in_namespace(async || {
+            sh("ip rule add pref 9 fwmark 0x200/0xf00 lookup 2004
+                ip rule add pref 301 iif lo lookup 10000
+                ip rule add pref 5270 lookup 52");
+            let owners = gather("").await;
+            let early: Vec<_> = owners.early_rules.iter().map(String::as_str).collect();
+            assert_eq!(
+                early,
+                [
+                    "ip -4 rule pref 301 (FRR pbrd)",
+                    "ip -4 rule pref 9 (Cilium)"
+                ]
+            );
+            assert_eq!(owners.tables, BTreeSet::from([52, 2004, 10_000]));
+        });
+    }
+
+    #[test]
+    fn with_other_bits_other_uses_conflict() {
+        in_namespace(async || {
+            sh("ip rule add pref 2001 fwmark 0x100/0x3f00 lookup 1
+                ip rule add pref 600 fwmark 0x20000000/0x30000000 lookup 1");
+            let state = tempfile::tempdir().unwrap();
+            let kernel = Kernel::open(state.path()).unwrap();
+            let owners = Owners::gather(&kernel, MarkBits::at(8)).await.unwrap();
+            let found: Vec<_> = owners.mark_uses.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                found,
+                ["ip -4 rule pref 2001 (mwan3) compares bits 0x00003f00 of the packet mark"]
             );
         });
     }
@@ -564,7 +732,10 @@ mod tests {
                     object.apply(&mut kernel).await.unwrap();
                 }
             }
-            assert_eq!(Owners::gather(&kernel).await.unwrap(), Owners::default());
+            assert_eq!(
+                Owners::gather(&kernel, MarkBits::DEFAULT).await.unwrap(),
+                Owners::default()
+            );
             let some = Some(Usage {
                 entries: 7,
                 max: 10,

@@ -3,6 +3,7 @@
 use std::{fs, net::UdpSocket, path::Path};
 
 use super::{
+    MarkBits,
     testing::{assert_same, in_namespace, link, sh},
     *,
 };
@@ -35,6 +36,7 @@ pub(super) fn path(number: u8) -> PathSpec {
 
 pub(super) fn wanted(paths: u8) -> Wanted {
     Wanted {
+        marks: MarkBits::DEFAULT,
         lan: vec![interface("lan0")],
         paths: (1..=paths).map(path).collect(),
         route_tables: vec![TableId::MAIN],

@@ -110,7 +110,9 @@ pub fn run(carrier: Carrier, publications: u64, at_most: Duration) -> Result<Loa
     let steer = match carrier {
         Carrier::Redirect => Steer::start(&router, Mode::Redirect, &plans[1])?,
         Carrier::Wish => {
-            router.namespace.ip(&rule_for(mark::with_wish(0, PATH)))?;
+            router
+                .namespace
+                .ip(&rule_for(mark::Bits::DEFAULT.with_wish(0, PATH)))?;
             Steer::start(&router, Mode::Mark, &plans[1])?
         }
         Carrier::MarkMode => {

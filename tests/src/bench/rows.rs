@@ -192,7 +192,7 @@ impl Row {
         let mut steer = None;
         match self.id {
             Id::Generator | Id::Plain | Id::PlainMiss => {}
-            Id::RulesMiss => router.namespace.ip(&rule_for(mark::WISH))?,
+            Id::RulesMiss => router.namespace.ip(&rule_for(mark::Bits::DEFAULT.wish()))?,
             Id::Harness => generator.attach_sink_to_lan(&router)?,
             Id::NftMark | Id::NftMarkMiss => by_nftables(&router, traffic, false)?,
             Id::NftMasquerade | Id::NftMasqueradeMiss => by_nftables(&router, traffic, true)?,
@@ -202,7 +202,9 @@ impl Row {
             }
             Id::Mark | Id::MarkMiss => {
                 steer = Some(Steer::start(&router, Mode::Mark, traffic.plan.image())?);
-                router.namespace.ip(&rule_for(mark::with_wish(0, PATH)))?;
+                router
+                    .namespace
+                    .ip(&rule_for(mark::Bits::DEFAULT.with_wish(0, PATH)))?;
             }
             Id::MarkMode | Id::MarkModeMiss => {
                 apply_system(&router)?;
@@ -251,6 +253,6 @@ fn by_nftables(router: &Router, traffic: &Traffic, masquerade: bool) -> Result<(
 
 /// The rule that sends packets with a mark of steer's to the breakout.
 pub fn rule_for(wish: u32) -> String {
-    let mask = mark::MASK;
+    let mask = mark::Bits::DEFAULT.mask();
     format!("rule add pref 600 fwmark {wish:#x}/{mask:#x} lookup {BREAKOUT_TABLE}")
 }

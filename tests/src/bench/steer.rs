@@ -9,9 +9,10 @@ use steer_common::{
     mark,
 };
 use steer_user::{
-    datapath::{Datapath, LogLevel, Maps, Mode, PinDir, Port, XdpChoice},
+    datapath::{Datapath, LogLevel, Maps, Mode, Order, PinDir, Port, XdpChoice},
     system::{
-        self, InterfaceName, Kernel, NextHop as HopTo, Owner, PathId, PathSpec, TableId, Wanted,
+        self, InterfaceName, Kernel, MarkBits, NextHop as HopTo, Owner, PathId, PathSpec, TableId,
+        Wanted,
     },
 };
 
@@ -51,6 +52,8 @@ impl Steer {
             ifindex: router.lan.near,
             mac: Some(router.lan.near_mac),
             vlans: Vec::new(),
+            marks: MarkBits::DEFAULT,
+            order: Order::Last,
         };
         let pins = self.pins.clone();
         let mut datapath = Datapath::load(mode, pins, vec![port], 0x0365, LogLevel::Off)?;
@@ -94,6 +97,7 @@ pub fn apply_system(router: &Router) -> Result<()> {
         valid6: Vec::new(),
     };
     let wanted = Wanted {
+        marks: MarkBits::DEFAULT,
         lan: vec![InterfaceName::new("lan0")?],
         paths: vec![path],
         route_tables: vec![TableId::MAIN],
