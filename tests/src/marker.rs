@@ -38,8 +38,25 @@ pub struct Marker {
 impl Marker {
     /// Attaches at TC ingress of an interface: matching packets get those bits of `mark`.
     pub fn attach(namespace: &Namespace, interface: &str, mark: u32, bits: u32) -> Result<Self> {
+        Self::attach_program(namespace, interface, &program(mark, bits))
+    }
+
+    /// Attaches a program that does nothing and ends with a final verdict: those behind it do not
+    /// see the packet.
+    pub fn attach_final(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let mut asm = Assembler::default();
+        asm.push(SET, 0, 0, 0); // TCX_PASS
+        asm.push(EXIT, 0, 0, 0);
+        Self::attach_program(namespace, interface, &asm.finish())
+    }
+
+    fn attach_program(
+        namespace: &Namespace,
+        interface: &str,
+        program: &[Instruction],
+    ) -> Result<Self> {
         let index = namespace.interface_index(interface)?;
-        let program = load(&program(mark, bits))?;
+        let program = load(program)?;
         let link = namespace.run(|| {
             let attributes = LinkCreate {
                 program: program.as_raw_fd(),

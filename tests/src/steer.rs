@@ -107,6 +107,29 @@ impl<'lab> Steer<'lab> {
         Ok(steer)
     }
 
+    /// The same with a configuration file as an operator would write it: what is added is only where
+    /// this lab's steer keeps its things, and a short watch period.
+    pub fn start_with(lab: &'lab Lab, text: &str) -> Result<Self> {
+        let config = lab.directory().join("steer.toml");
+        let places = Places {
+            pins: lab.pin_directory(),
+            directory: lab.directory().to_owned(),
+        };
+        fs::write(&config, places.fill_in(text))?;
+        let mut steer = Self {
+            lab,
+            child: None,
+            config,
+            arguments: vec![],
+            log: lab.directory().join("steer.log"),
+            under: vec![],
+            detached: false,
+        };
+        steer.run()?;
+        steer.wait_until_steering(PATIENCE)?;
+        Ok(steer)
+    }
+
     /// Starts the controller without waiting. It must not be running.
     pub fn run(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "steer is already running");
@@ -334,6 +357,33 @@ impl BpfObject {
             .output()
             .context("run bpftool")?;
         Ok(output.status.success())
+    }
+}
+
+/// Where one steer keeps its things.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Pinned kernel objects.
+    pub pins: PathBuf,
+    /// State and sockets.
+    pub directory: PathBuf,
+}
+
+impl Places {
+    /// Adds them to a configuration, and a watch period that a test can wait for.
+    pub fn fill_in(&self, text: &str) -> String {
+        let watch = "[mark]\nwatch_period = \"1s\"\n";
+        let text = if text.contains("[mark]\n") {
+            text.replace("[mark]\n", watch)
+        } else {
+            format!("{text}\n{watch}")
+        };
+        format!(
+            "{text}\n[system]\npin_dir = \"{}\"\nstate_dir = \"{}\"\nrun_dir = \"{}\"\n",
+            self.pins.display(),
+            self.directory.join("state").display(),
+            self.directory.join("run").display(),
+        )
     }
 }
 

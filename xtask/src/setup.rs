@@ -20,6 +20,21 @@ pub struct Tool {
     pub why: &'static str,
 }
 
+/// Daemons of routers that tests run inside the lab: where they are in a file system, and their
+/// package. They are unpacked, not installed: nothing starts on this machine, now or when it boots.
+const DAEMONS: &[(&str, &str, &str)] = &[
+    (
+        "usr/lib/frr/pbrd",
+        "frr",
+        "a test has FRR route what steer grants",
+    ),
+    (
+        "usr/sbin/keepalived",
+        "keepalived",
+        "a test has a standby router take over",
+    ),
+];
+
 const TOOLS: &[Tool] = &[
     Tool {
         command: "nft",
@@ -42,6 +57,11 @@ const TOOLS: &[Tool] = &[
         why: "tests look for programs and maps that were left behind",
     },
     Tool {
+        command: "dnsmasq",
+        package: "dnsmasq-base",
+        why: "resolvers of the lab; without a service",
+    },
+    Tool {
         command: "systemd-analyze",
         package: "systemd",
         why: "a test judges how little the service's unit exposes",
@@ -53,6 +73,7 @@ pub fn install_missing() -> Result<Root> {
     let root = Root::find()?;
     install_for_building()?;
     install(&root, TOOLS)?;
+    unpack_daemons(&root)?;
     mount_bpffs(&root)?;
     Ok(root)
 }
@@ -172,6 +193,57 @@ pub fn install(root: &Root, tools: &[Tool]) -> Result<()> {
     }
     root.program("apt-get").arg("update").run()?;
     install().run()
+}
+
+/// Unpacks what the lab runs below `target/tools/lab`, with the libraries that this machine lacks.
+fn unpack_daemons(root: &Root) -> Result<()> {
+    let lab = workspace().join("target/tools/lab");
+    let here = |place: &str| lab.join(place).is_file() || Path::new("/").join(place).is_file();
+    let missing: Vec<_> = DAEMONS.iter().filter(|(place, ..)| !here(place)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for (_, package, why) in &missing {
+        say(&format!(
+            "unpacking {package} into target/tools/lab (not installed, nothing starts): {why}"
+        ));
+    }
+    let packages: Vec<&str> = missing.iter().map(|(_, package, _)| *package).collect();
+    if find("apt-get").is_none() {
+        bail!(
+            "this is not a distribution with apt-get: install {} with its package manager, then \
+             try again",
+            packages.join(", ")
+        );
+    }
+    let archives = workspace().join("target/tools/archives");
+    fs::create_dir_all(archives.join("partial"))
+        .with_context(|| format!("cannot make {}", archives.display()))?;
+    let download = || {
+        root.program("apt-get")
+            .args(["--yes", "--no-install-recommends", "--download-only"])
+            .arg("--option")
+            .arg(format!("Dir::Cache::archives={}", archives.display()))
+            .arg("install")
+            .args(&packages)
+    };
+    if !(packages.iter().all(|package| has_candidate(package)) && download().run().is_ok()) {
+        root.program("apt-get").arg("update").run()?;
+        download().run()?;
+    }
+    let failed = || format!("cannot read {}", archives.display());
+    for entry in fs::read_dir(&archives).with_context(failed)? {
+        let file = entry.with_context(failed)?.path();
+        if file.extension().is_some_and(|it| it == "deb") {
+            program("dpkg-deb")
+                .arg("--extract")
+                .arg(&file)
+                .arg(&lab)
+                .run()?;
+        }
+    }
+    // Root's, where root had to be asked for.
+    root.program("rm").args(["-rf"]).arg(&archives).run()
 }
 
 /// Whether the package lists know the package.
