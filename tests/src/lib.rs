@@ -33,6 +33,7 @@
 pub mod bench;
 pub mod demo;
 pub mod lab;
+pub mod links;
 pub mod m365;
 pub mod marker;
 pub mod namespace;

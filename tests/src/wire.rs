@@ -248,7 +248,13 @@ fn read_all(socket: &OwnedFd, packets: &Mutex<Vec<Packet>>, stop: &AtomicBool) {
         while let Ok((length, Some(address))) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame)
         {
             let from_router = address.pkttype() != libc::PACKET_OUTGOING;
-            if let Some(packet) = parse(&frame[..length], from_router) {
+            let ethernet = matches!(address.hatype(), libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK);
+            let packet = if ethernet {
+                parse(&frame[..length], from_router)
+            } else {
+                parse(&with_header(&frame[..length]), from_router)
+            };
+            if let Some(packet) = packet {
                 packets
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -259,6 +265,15 @@ fn read_all(socket: &OwnedFd, packets: &Mutex<Vec<Packet>>, stop: &AtomicBool) {
             return;
         }
     }
+}
+
+/// An IP packet of a device without Ethernet header (TUN, GRE) with one.
+fn with_header(packet: &[u8]) -> Vec<u8> {
+    let kind: [u8; 2] = match packet.first().map(|byte| byte >> 4) {
+        Some(6) => [0x86, 0xdd],
+        _ => [0x08, 0x00],
+    };
+    [&[0; 12], &kind[..], packet].concat()
 }
 
 /// An Ethernet frame as a packet; `None` for what is not IP.

@@ -44,9 +44,8 @@ impl Recipe {
     /// The text of the block whose fence ends with `name`.
     pub fn block(&self, name: &str) -> &str {
         let found = self.blocks.iter().find(|(fence, _)| fence.ends_with(name));
-        &found
-            .unwrap_or_else(|| panic!("{:?} has no block {name}", self.heading))
-            .1
+        assert!(found.is_some(), "{:?} has no block {name}", self.heading);
+        &found.unwrap().1
     }
 
     /// The configuration of steer.

@@ -1,0 +1,168 @@
+//! Breakouts of every kind of interface: the lab's veth link becomes what carries another device,
+//! which takes its name, so that everything else of the lab stays as it is.
+
+use std::fmt;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    lab::{Breakout, Lab},
+    namespace::Namespace,
+    wan::{Conditions, Wan},
+};
+
+/// A kind of breakout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A VLAN of the provider's port.
+    Vlan,
+    /// A bridge with the provider's port.
+    Bridge,
+    /// A bond with the provider's port.
+    Bond,
+    /// A VXLAN tunnel over the provider's port.
+    Vxlan,
+    /// A TUN device: IP packets without a header before them, as PPP has.
+    Tun,
+    /// A GRE tunnel over the provider's port: no header before the IP packets either.
+    Gre,
+    /// The provider's port in a VRF.
+    Vrf,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Vlan,
+        Self::Bridge,
+        Self::Bond,
+        Self::Vxlan,
+        Self::Tun,
+        Self::Gre,
+        Self::Vrf,
+    ];
+
+    /// Whether packets on it begin with the IP header.
+    pub fn is_bare(self) -> bool {
+        matches!(self, Self::Tun | Self::Gre)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Vlan => "VLAN",
+            Self::Bridge => "bridge",
+            Self::Bond => "bond",
+            Self::Vxlan => "VXLAN",
+            Self::Tun => "TUN",
+            Self::Gre => "GRE",
+            Self::Vrf => "VRF",
+        })
+    }
+}
+
+/// Keeps what was laid.
+#[derive(Debug)]
+pub struct Laid {
+    _line: Option<Wan>,
+}
+
+/// Makes the lab's first breakout one of that kind; `None` if this kernel has no such devices.
+pub fn lay(lab: &Lab, kind: Kind) -> Result<Option<Laid>> {
+    let breakout = lab.breakouts()[0];
+    let Breakout {
+        interface,
+        isp_interface,
+        ..
+    } = breakout;
+    let (router, isp) = (&lab.router, &lab.isp);
+    if !is_available(router, kind) {
+        return Ok(None);
+    }
+    let mut line = None;
+    match kind {
+        Kind::Tun => {
+            router.ip(&format!("link del {interface}\n"))?;
+            let ends = ((router, interface), (isp, isp_interface));
+            let delay = Conditions::delay(std::time::Duration::from_millis(1));
+            line = Some(Wan::start(ends.0, ends.1, delay)?);
+        }
+        Kind::Vrf => {
+            // The table of the breakout's own world knows the way back to the clients.
+            let (lan4, lan6) = lab.lan();
+            router.ip(&format!(
+                "link add isp type vrf table 100\nlink set isp up\n\
+                 link set {interface} master isp\n\
+                 route add {lan4} dev lan0 table 100\nroute add {lan6} dev lan0 table 100\n"
+            ))?;
+        }
+        Kind::Bridge | Kind::Bond => {
+            move_aside(router, interface)?;
+            let mode = if kind == Kind::Bond {
+                "bond mode active-backup miimon 10"
+            } else {
+                "bridge"
+            };
+            router.ip(&format!(
+                "link add {interface} type {mode}\nlink set port0 down\n\
+                 link set port0 master {interface}\nlink set port0 up\n"
+            ))?;
+        }
+        Kind::Vlan => {
+            for (namespace, name) in [(router, interface), (isp, isp_interface)] {
+                move_aside(namespace, name)?;
+                namespace.ip(&format!("link add link port0 name {name} type vlan id 7\n"))?;
+            }
+        }
+        Kind::Vxlan | Kind::Gre => {
+            let ends = [
+                (router, interface, "100.64.0.2", "100.64.0.1"),
+                (isp, isp_interface, "100.64.0.1", "100.64.0.2"),
+            ];
+            for (namespace, name, local, remote) in ends {
+                move_aside(namespace, name)?;
+                let tunnel = if kind == Kind::Gre {
+                    "gre"
+                } else {
+                    "vxlan id 7 dstport 4789"
+                };
+                namespace.ip(&format!(
+                    "addr add {local}/30 dev port0\n\
+                     link add {name} type {tunnel} local {local} remote {remote}\n"
+                ))?;
+            }
+        }
+    }
+    let (v4, v6) = breakout.gateway;
+    isp.ip(&format!(
+        "link set {isp_interface} up\naddr replace {v4}/30 dev {isp_interface}\n\
+         addr replace {v6}/64 dev {isp_interface} nodad\n"
+    ))?;
+    lab.link_up(&breakout)
+        .with_context(|| format!("bring the {kind} up"))?;
+    Ok(Some(Laid { _line: line }))
+}
+
+/// Gives the lab's link another name: the new device gets its own.
+fn move_aside(namespace: &Namespace, name: &str) -> Result<()> {
+    namespace.ip(&format!(
+        "link set {name} down\naddr flush dev {name}\nlink set {name} name port0\nlink set port0 up\n"
+    ))
+}
+
+/// Tries whether the kernel makes such a device.
+fn is_available(namespace: &Namespace, kind: Kind) -> bool {
+    let words = match kind {
+        Kind::Tun => return true,
+        Kind::Vlan => "link lan0 name try0 type vlan id 7",
+        Kind::Bridge => "try0 type bridge",
+        Kind::Bond => "try0 type bond",
+        Kind::Vxlan => "try0 type vxlan id 7 dstport 4788",
+        Kind::Gre => "try0 type gre local 192.0.2.99 remote 192.0.2.98",
+        Kind::Vrf => "try0 type vrf table 99",
+    };
+    namespace
+        .ip(&format!("link add {words}\nlink del try0\n"))
+        .is_ok()
+}
