@@ -10,7 +10,7 @@ use steer_tests::{
     residue::Snapshot,
     scenario::flows,
     server::Site,
-    steer::{Mode, Settings, Steer},
+    steer::{Mode, Settings, Steer, command, write_config},
     traffic::probe_all,
     wire::Path,
 };
@@ -87,7 +87,9 @@ fn steers_over(kind: Kind, mode: Mode) {
 
     let breakout = lab.breakouts()[0];
     lab.link_down(&breakout).unwrap();
-    wait_for(&steer, "the breakout is not down", || state(&steer) == "down");
+    wait_for(&steer, "the breakout is not down", || {
+        state(&steer) == "down"
+    });
     for answer in probe_all(&lab.client, &flows(2, 2)).unwrap() {
         assert_eq!(answer.site, Site::Far, "{}", answer.flow);
     }
@@ -102,6 +104,40 @@ fn steers_over(kind: Kind, mode: Mode) {
     assert_steered(&lab);
     steer.detach().unwrap();
     assert_eq!(before.difference(&Snapshot::take(&lab).unwrap()), "");
+}
+
+/// Why redirect mode does not start with such a breakout.
+fn refused(kind: Kind, more: &str) -> String {
+    let lab = office(Mode::Redirect);
+    let _laid = lay(&lab, kind).unwrap().unwrap();
+    let before = Snapshot::take(&lab).unwrap();
+    let settings = Settings {
+        mode: Mode::Redirect,
+        more: more.to_owned(),
+        ..Settings::default()
+    };
+    let config = write_config(&lab, &settings).unwrap();
+    let output = command(&lab, &config, &["run"]).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(before.difference(&Snapshot::take(&lab).unwrap()), "");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn redirect_mode_refuses_a_bare_ip_breakout_and_says_what_to_do() {
+    let said = refused(Kind::Tun, "");
+    assert!(
+        said.contains("(brk0) carries IP packets without Ethernet headers"),
+        "{said}"
+    );
+    assert!(said.contains("Use mode = \"mark\""), "{said}");
+}
+
+#[test]
+fn native_xdp_is_refused_where_it_would_lose_what_it_sends() {
+    let said = refused(Kind::Bridge, "[redirect]\nxdp = \"native\"\n");
+    assert!(said.contains("(brk0) is a bridge"), "{said}");
+    assert!(said.contains("\"generic\""), "{said}");
 }
 
 macro_rules! kinds {

@@ -35,6 +35,34 @@ pub struct View {
     pub problems: Vec<String>,
 }
 
+/// How redirect mode can send frames out of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sends {
+    /// The driver takes frames from XDP.
+    Any,
+    /// The device has no such way, but the stack's: generic XDP. The kind of device.
+    GenericOnly(String),
+    /// Packets on it begin with the IP header: there is no frame to make.
+    Nothing,
+}
+
+impl Sends {
+    /// By the kind of device; `None` is hardware, or not there yet.
+    fn of(link: &Link) -> Self {
+        if link.mac.is_none() {
+            return Self::Nothing;
+        }
+        match link.kind.as_deref() {
+            // None of these has `ndo_xdp_xmit`: what native XDP redirects to them is lost.
+            Some(
+                kind @ ("vlan" | "bridge" | "vxlan" | "geneve" | "gretap" | "ip6gretap" | "macvlan"
+                | "dummy" | "team"),
+            ) => Self::GenericOnly(kind.to_owned()),
+            _ => Self::Any,
+        }
+    }
+}
+
 /// A breakout as it is now.
 #[derive(Clone, Debug)]
 pub struct BreakoutView {
@@ -46,6 +74,8 @@ pub struct BreakoutView {
     pub ifindex: Option<u32>,
     /// Where its answers come in.
     pub exit: Option<Exit>,
+    /// What redirect mode can do with it.
+    pub sends: Sends,
     /// How to reach the gateways without the stack, for IPv4 and IPv6 (redirect mode).
     pub hops: [Option<Hop>; 2],
     /// The IPv4 next hop, for display.
@@ -241,6 +271,7 @@ async fn look_at_breakout(
             ifindex: link.index,
             bare_ip: link.mac.is_none(),
         }),
+        sends: link.map_or(Sends::Any, Sends::of),
         hops,
         gateway: via4.map(describe),
         gateway6: via6.map(describe),
@@ -322,6 +353,12 @@ fn trouble(
                  no default route there"
             )
         });
+    }
+    if mode == Mode::Redirect && Sends::of(link) == Sends::Nothing {
+        return Some(format!(
+            "{name} carries IP packets without Ethernet headers, which redirect mode cannot send: use \
+             mode = \"mark\""
+        ));
     }
     if mode == Mode::Redirect && hops == [None, None] {
         return Some(format!(

@@ -4,9 +4,12 @@ use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
 
-use super::{ControllerError, look::View};
+use super::{
+    ControllerError,
+    look::{BreakoutView, Sends, View},
+};
 use crate::{
-    config::{Config, Mode, Owner},
+    config::{Config, Mode, Owner, XdpChoice},
     datapath,
     system::{
         conntrack,
@@ -48,6 +51,7 @@ pub fn check(
                     or_else: "",
                 });
             }
+            breakouts_take_frames(config, view)?;
             no_translation_needed(config, view)?;
             no_forward_firewall(owners)?;
         }
@@ -98,6 +102,42 @@ fn valid_everywhere(config: &Config, source: &IpNet) -> bool {
         .breakouts
         .iter()
         .all(|breakout| valid(&breakout.valid_sources))
+}
+
+/// Redirect mode makes Ethernet frames, and hands them to the driver unless XDP is generic.
+pub(crate) fn breakouts_take_frames(config: &Config, view: &View) -> Result<(), ControllerError> {
+    for (seen, breakout) in view.breakouts.iter().zip(&config.breakouts) {
+        let (name, interface) = (&breakout.name, &breakout.interface);
+        let (why, or_else) = match &seen.sends {
+            Sends::Nothing => (
+                format!(
+                    "the breakout {name} ({interface}) carries IP packets without Ethernet headers \
+                     (PPP, a tunnel), and redirect mode sends frames"
+                ),
+                "",
+            ),
+            Sends::GenericOnly(kind) if config.redirect.xdp == XdpChoice::Native => (
+                format!(
+                    "the breakout {name} ({interface}) is a {kind}, whose driver takes no frames \
+                     from native XDP: they would be lost"
+                ),
+                "; or [redirect] xdp = \"auto\" or \"generic\"",
+            ),
+            _ => continue,
+        };
+        return Err(ControllerError::NotForRedirect { why, or_else });
+    }
+    Ok(())
+}
+
+/// Where the program may sit: what native XDP cannot send leaves by generic XDP.
+pub(crate) fn xdp_choice(config: &Config, view: &View) -> XdpChoice {
+    let generic_only = |it: &BreakoutView| matches!(it.sends, Sends::GenericOnly(_));
+    if config.redirect.xdp == XdpChoice::Auto && view.breakouts.iter().any(generic_only) {
+        XdpChoice::Generic
+    } else {
+        config.redirect.xdp
+    }
 }
 
 /// Redirected packets are not translated, so the clients' addresses must be valid on the breakout.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{ControllerError, Options, clsact, deadman, look::View};
+use super::{ControllerError, Options, clsact, deadman, look::View, preflight};
 use crate::{
-    config::{Config, Mode},
+    config::{Config, Mode, XdpChoice},
     datapath::{self, Attachment, Datapath, LogLevel, PinDir},
     policy::Plan,
     system::{self, Kernel, Object, owners::Owners},
@@ -36,7 +36,7 @@ pub(super) async fn load(
     clsact::remove(&PinDir::new(&config.system.pin_dir), kernel, &keep).await?;
     let mut datapath = load_programs(config, options, view)?;
     let generation = datapath.maps_mut().publish(plan.image().clone())?;
-    let attachments = attach_programs(config, &mut datapath)?;
+    let attachments = attach_programs(preflight::xdp_choice(config, view), &mut datapath)?;
     Ok((datapath, attachments, generation))
 }
 
@@ -47,7 +47,7 @@ pub(super) fn attach(
     view: &View,
 ) -> Result<(Datapath, Vec<Attachment>), ControllerError> {
     let mut datapath = load_programs(config, options, view)?;
-    let attachments = attach_programs(config, &mut datapath)?;
+    let attachments = attach_programs(preflight::xdp_choice(config, view), &mut datapath)?;
     Ok((datapath, attachments))
 }
 
@@ -72,10 +72,10 @@ fn load_programs(
 }
 
 fn attach_programs(
-    config: &Config,
+    xdp: XdpChoice,
     datapath: &mut Datapath,
 ) -> Result<Vec<Attachment>, ControllerError> {
-    let attachments = datapath.attach(config.redirect.xdp)?;
+    let attachments = datapath.attach(xdp)?;
     for at in &attachments {
         let adopted = at.adopted_in_words();
         info!("{}: {} by {}{adopted}", at.interface, at.program, at.hook);

@@ -399,11 +399,16 @@ fn attach_xdp(
             }
         }
     };
-    for (hook, name) in [
-        (Hook::NativeXdp, "xdp-native"),
-        (Hook::GenericXdp, "xdp-generic"),
+    for (hook, name, allowed) in [
+        (Hook::NativeXdp, "xdp-native", choice != XdpChoice::Generic),
+        (Hook::GenericXdp, "xdp-generic", choice != XdpChoice::Native),
     ] {
         let path = pins.link(name, port.ifindex);
+        if !allowed {
+            // Two programs of one interface cannot be in both places.
+            pins.forget_link(name, port.ifindex)?;
+            continue;
+        }
         if let Some((old, pin)) = links::adopt(pins, &path)
             && let Ok(link) = XdpLink::try_from(old)
             && let Ok(id) = program.attach_to_link(link)

@@ -124,8 +124,8 @@ pub(super) fn attach(
         .map_err(failed)?;
     links::keep(link, path)?;
     // The new one is there already; what both see, the second finds marked, and passes.
-    let elsewhere =
-        place.link == place.order.pin() && pins.forget_link(place.order.other().pin(), place.ifindex)?;
+    let elsewhere = place.link == place.order.pin()
+        && pins.forget_link(place.order.other().pin(), place.ifindex)?;
     Ok((Hook::Tcx, elsewhere))
 }
 

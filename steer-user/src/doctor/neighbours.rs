@@ -119,6 +119,7 @@ pub(super) fn redirect_mode(patient: &Patient) -> Vec<Verdict> {
         return Vec::new();
     }
     let found = [
+        preflight::breakouts_take_frames(&patient.config, view),
         preflight::no_translation_needed(&patient.config, view),
         preflight::no_forward_firewall(owners),
     ];
