@@ -2,7 +2,7 @@
 //! they are. Nothing leaks meanwhile: grants and translation are one table, and routing follows grants.
 
 use super::View;
-use crate::system::{Mark, Object, PathId, Selector, SystemError};
+use crate::system::{Object, PathId, RulePriority, Selector, SystemError};
 
 /// What could not be put into the box, and why.
 #[derive(Debug, Default)]
@@ -45,7 +45,9 @@ fn is_needed(object: &Object, path: PathId) -> bool {
         Object::Route(route) => route.table == path.table(),
         Object::Rule(rule) => match rule.selector {
             // Without it answers are sent back to where they came from.
-            Selector::Mark { mark, .. } => rule.table == path.table() || mark == Mark::GRANT,
+            Selector::Mark { .. } => {
+                rule.table == path.table() || rule.priority == RulePriority::SPECIFIC
+            }
             Selector::From(_) | Selector::Device(_) => rule.table == path.table(),
         },
         Object::Sysctl(_) => false,
