@@ -44,6 +44,10 @@ pub fn forward(
     if packet.length > hop.mtu as usize {
         return Err(Reason::Mtu);
     }
+    // Only asks for it: the packet goes when the program ends with this action.
+    let action = DEVICES
+        .redirect(hop.device, 0)
+        .map_err(|_| Reason::NextHop)?;
     let ethertype = if packet.family == 0 {
         let ip = bytes.at::<[u8; 20]>(link.l3).ok_or(Reason::Malformed)?;
         // SAFETY: `at` checked that the packet holds the header.
@@ -83,5 +87,5 @@ pub fn forward(
             (*header)[13] = low;
         }
     }
-    DEVICES.redirect(hop.device, 0).map_err(|_| Reason::NextHop)
+    Ok(action)
 }

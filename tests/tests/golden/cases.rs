@@ -485,6 +485,8 @@ fn marks_and_paths() -> Vec<Case> {
         mark_on("a packet in the middle of a flow gets a wish: nftables decides", Paths::Up, https().flags(ACK), EXCHANGE_FIBER),
         redirect_on("a new flow passes while steering is off", Paths::Off, https(), Expect::Passes(Reason::NotSteering)),
         redirect_on("a new flow passes while the next hop is not known", Paths::Unresolved, https(), Expect::Passes(Reason::NextHop)),
+        redirect_on("a new flow passes as it came while the device is gone", Paths::NoDevice, https(), Expect::Passes(Reason::NextHop)),
+        redirect_on("a new IPv6 flow passes as it came while the device is gone", Paths::NoDevice, Packet::udp(TEAMS6, 3478), Expect::Passes(Reason::NextHop)),
         redirect_on("a new IPv4 flow passes while the next hop is known for IPv6 only", Paths::Only6, https(), Expect::Passes(Reason::NextHop)),
         redirect_on("a new IPv6 flow is steered while the next hop is known for IPv6 only", Paths::Only6, Packet::tcp(HTTPS6, 443), EXCHANGE_FIBER),
         redirect("a packet of exactly the MTU is steered", https().length(1500), EXCHANGE_FIBER),

@@ -33,9 +33,11 @@ const OWN: u16 = 5;
 /// Two breakouts: Ethernet addresses (next hop's, ours) and MTU for IPv4 and IPv6.
 const FIBER: u8 = 1;
 const LTE: u8 = 2;
-const HOPS: [[NextHop; 2]; 2] = [
+const HOPS: [[NextHop; 2]; 3] = [
     [hop(FIBER, 0x04, 1500), hop(FIBER, 0x06, 1480)],
     [hop(LTE, 0x04, 1400), hop(LTE, 0x06, 1280)],
+    // Of a device that is not there.
+    [hop(9, 0x04, 1500), hop(9, 0x06, 1500)],
 ];
 
 const fn hop(path: u8, family: u8, mtu: u32) -> NextHop {
@@ -62,12 +64,14 @@ pub enum Paths {
     Unresolved,
     /// The next hop of the fiber is known for IPv6 only.
     Only6,
+    /// The fiber's next hop is known, its device is gone.
+    NoDevice,
 }
 
 impl Paths {
     fn table(self) -> PathTable {
         let state = match self {
-            Self::Up | Self::Unresolved | Self::Only6 => STEERING | 0b110,
+            Self::Up | Self::Unresolved | Self::Only6 | Self::NoDevice => STEERING | 0b110,
             Self::FiberDown => STEERING | 0b100,
             Self::Down => STEERING,
             Self::Off => 0b110,
@@ -79,6 +83,9 @@ impl Paths {
         }
         if self == Self::Only6 {
             next_hops[1][0] = 0;
+        }
+        if self == Self::NoDevice {
+            next_hops[1] = [5, 6];
         }
         PathTable {
             state,
