@@ -60,7 +60,13 @@ fn main() -> Result<(), String> {
                 .into(),
         );
     }
-    for object in ["steer-mark", "steer-fast", "steer-breakout", "steer-bench"] {
+    for object in [
+        "steer-mark",
+        "steer-fast",
+        "steer-breakout",
+        "steer-dns",
+        "steer-bench",
+    ] {
         let from = target_dir.join("bpfel-unknown-none/release").join(object);
         std::fs::copy(&from, out.join(object)).map_err(|e| format!("{}: {e}", from.display()))?;
     }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{chunk, deadman, flow, mark, reason, rule};
+use crate::{chunk, deadman, dns, flow, mark, names, reason, rule};
 
 /// The most classes, the unused class 0 included.
 pub const CLASSES: u32 = 512;
@@ -104,7 +104,7 @@ const _: () = assert!(size_of::<PathTable>() == 100 && align_of::<PathTable>() =
 const _: () = assert!(size_of::<NextHop>() == 20 && align_of::<NextHop>() == 4);
 
 /// Counts up when a layout keeps its sizes but changes its meaning.
-const REVISION: u64 = 2;
+const REVISION: u64 = 3;
 
 /// Names the layout of every map. It is part of the pin path, so that two versions of steer never
 /// read each other's maps with the wrong layout.
@@ -133,6 +133,17 @@ pub const HASH: u64 = {
         size_of::<deadman::Heartbeat>() as u64,
         size_of::<deadman::Open>() as u64,
         size_of::<deadman::Life>() as u64,
+        size_of::<names::NameRule>() as u64,
+        names::KEY_OCTETS as u64,
+        size_of::<dns::DnsTable>() as u64,
+        size_of::<dns::ResolverState>() as u64,
+        size_of::<dns::ResolverCount>() as u64,
+        size_of::<dns::PendingKey>() as u64,
+        size_of::<dns::Pending>() as u64,
+        size_of::<dns::Learned>() as u64,
+        size_of::<dns::Asker>() as u64,
+        dns::LEARNED as u64,
+        dns::DNS_EVENTS as u64,
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325;
     let mut index = 0;
@@ -151,7 +162,12 @@ mod user {
     use crate::{
         chunk::Chunk,
         deadman::{Heartbeat, Life, Open},
+        dns::{
+            Asker, Budget, DnsTable, Learned, Pending, PendingKey, Resolver, ResolverCount,
+            ResolverState,
+        },
         flow::Bucket,
+        names::NameRule,
     };
 
     macro_rules! pod {
@@ -166,6 +182,18 @@ mod user {
     }
     pod!(
         Bucket, Chunk, Count, Heartbeat, Life, NextHop, Open, PathTable
+    );
+    pod!(
+        Asker,
+        Budget,
+        DnsTable,
+        Learned,
+        NameRule,
+        Pending,
+        PendingKey,
+        Resolver,
+        ResolverCount,
+        ResolverState
     );
 }
 

@@ -11,6 +11,7 @@
 //! | [`SRC4`], [`SRC6`] | sources |
 //! | [`SEGMENTS`] | IPv6 segments: where the boundaries below a /16 are |
 //! | [`ENTRIES`] | rules, [`RULES_PER_ENTRY`] an entry |
+//! | [`CLASSES`] | the entry of each class, for learned addresses |
 //! | [`DYNAMIC`] | blocks of IPv4, boundaries and values of IPv6, as many as the plan needs |
 //!
 //! A cell is 0 ("nothing here"), a value (an entry, or [`SourceKind`]), or, with [`POINTER`] set,
@@ -18,7 +19,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::rule::Rule;
+use crate::{abi, rule::Rule};
 
 /// The size of a chunk, in bytes.
 pub const CHUNK_BYTES: u32 = 512;
@@ -51,8 +52,10 @@ pub const MAX_ENTRIES: u32 = 2048;
 pub const RULES_PER_ENTRY: u32 = 32;
 /// The entries of a chunk.
 pub const ENTRIES_PER_CHUNK: u32 = 2;
+/// The first chunk of the classes' entries.
+pub const CLASSES: u32 = ENTRIES + MAX_ENTRIES / ENTRIES_PER_CHUNK;
 /// The first chunk of what the plan needs as many of as it needs.
-pub const DYNAMIC: u32 = ENTRIES + MAX_ENTRIES / ENTRIES_PER_CHUNK;
+pub const DYNAMIC: u32 = CLASSES + abi::CLASSES / CELLS as u32;
 /// All chunks of a generation: 4 MiB.
 pub const CHUNKS: u32 = 8192;
 
@@ -149,6 +152,9 @@ impl Chunk {
     }
 }
 
+/// Bit of [`Header::flags`]: names teach addresses, so the learned ones are asked, too.
+pub const LEARNS: u64 = 1;
+
 /// What a generation says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -157,8 +163,10 @@ pub struct Header {
     pub number: u64,
     /// A checksum of the plan it was made from.
     pub fingerprint: u64,
+    /// [`LEARNS`].
+    pub flags: u64,
     /// Reserved, 0.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// Where the boundaries of one /16 of IPv6 are.

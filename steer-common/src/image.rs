@@ -14,10 +14,11 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    abi,
     chunk::{
-        BOUNDARIES_PER_CHUNK, Boundary, CELLS, CHUNKS, Chunk, Chunks, DST4, DST6, DYNAMIC, ENTRIES,
-        ENTRIES_PER_CHUNK, MAX_BOUNDARIES, MAX_ENTRIES, MAX_SEGMENTS, POINTER, RULES_PER_ENTRY,
-        SEGMENTS, SEGMENTS_PER_CHUNK, SRC4, SRC6, Segment, SourceKind,
+        BOUNDARIES_PER_CHUNK, Boundary, CELLS, CHUNKS, CLASSES, Chunk, Chunks, DST4, DST6, DYNAMIC,
+        ENTRIES, ENTRIES_PER_CHUNK, LEARNS, MAX_BOUNDARIES, MAX_ENTRIES, MAX_SEGMENTS, POINTER,
+        RULES_PER_ENTRY, SEGMENTS, SEGMENTS_PER_CHUNK, SRC4, SRC6, Segment, SourceKind,
     },
     flow,
     rule::{ANY, Rule},
@@ -126,6 +127,20 @@ impl std::fmt::Debug for Image {
 impl Image {
     /// Builds the tables of destinations and sources.
     pub fn build(destinations: &[Claim], sources: &[Source]) -> Result<Self, ImageError> {
+        Self::build_learning(destinations, sources, &[])
+    }
+
+    /// The same for a plan whose names teach addresses: `classes` are the rules of each class (by
+    /// its index) that a learned address can belong to. With none, nothing is learned.
+    ///
+    /// An address that is a destination of the plan is never taken for a learned one: what must
+    /// not be steered whatever an answer says (the router's own addresses, the LAN, what the
+    /// operator excludes) has to be among the destinations, with a rule that passes.
+    pub fn build_learning(
+        destinations: &[Claim],
+        sources: &[Source],
+        classes: &[(u16, Vec<Rule>)],
+    ) -> Result<Self, ImageError> {
         for found in [destinations.len(), sources.len()] {
             if found > MAX_CLAIMS {
                 return Err(ImageError::Claims { found });
@@ -155,8 +170,19 @@ impl Image {
             })?;
             image.store(family, root, &ranges)?;
         }
+        for (class, rules) in classes {
+            let nowhere = std::net::Ipv4Addr::UNSPECIFIED.into();
+            let entry = image.entry(&mut known, nowhere, rules.clone())?;
+            let class = u32::from(*class) & (abi::CLASSES - 1);
+            image.set(
+                (CLASSES + class / CELLS as u32, class % CELLS as u32),
+                entry,
+            );
+        }
         let fingerprint = image.fingerprint();
-        image.chunks[0].header_mut().fingerprint = fingerprint;
+        let header = image.chunks[0].header_mut();
+        header.fingerprint = fingerprint;
+        header.flags = if classes.is_empty() { 0 } else { LEARNS };
         Ok(image)
     }
 

@@ -17,10 +17,12 @@ pub mod abi;
 pub mod checksum;
 pub mod chunk;
 pub mod deadman;
+pub mod dns;
 pub mod flow;
 #[cfg(feature = "user")]
 pub mod image;
 pub mod lookup;
 pub mod mark;
+pub mod names;
 pub mod reason;
 pub mod rule;

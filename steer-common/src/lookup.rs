@@ -4,9 +4,10 @@
 //! over ranges. Both were measured far faster than the kernel's LPM trie.
 
 use crate::{
+    abi,
     chunk::{
-        Boundary, Chunks, DYNAMIC, ENTRIES, ENTRIES_PER_CHUNK, POINTER, RULES_PER_ENTRY,
-        SEARCH_STEPS, SEGMENTS, SEGMENTS_PER_CHUNK,
+        Boundary, CLASSES, Chunks, DYNAMIC, ENTRIES, ENTRIES_PER_CHUNK, LEARNS, POINTER,
+        RULES_PER_ENTRY, SEARCH_STEPS, SEGMENTS, SEGMENTS_PER_CHUNK,
     },
     rule::{Action, Rule},
 };
@@ -68,6 +69,22 @@ fn below(high: u64, low: u64, boundary: &Boundary) -> u32 {
     let carry = borrow(low, boundary.low, low.wrapping_sub(boundary.low));
     let difference = high.wrapping_sub(boundary.high).wrapping_sub(carry);
     borrow(high, boundary.high, difference) as u32
+}
+
+/// The entry with the rules of a class, for addresses that are not in the plan themselves; 0 when
+/// nothing is steered as that class.
+#[inline(always)]
+pub fn class<C: Chunks>(chunks: &C, class: u16) -> u16 {
+    let class = u32::from(class) & (abi::CLASSES - 1);
+    cell(chunks, CLASSES + (class >> 8), class)
+}
+
+/// Whether names of this plan teach addresses.
+#[inline(always)]
+pub fn learns<C: Chunks>(chunks: &C) -> bool {
+    chunks
+        .chunk(0)
+        .is_some_and(|first| first.header().flags & LEARNS != 0)
 }
 
 /// The first rule of `entry` that speaks of `protocol` and `port`, and whether the entry has any

@@ -10,13 +10,14 @@ use aya_ebpf::{
 };
 use steer_common::{
     chunk::{self, Chunk, Chunks, DST4, DST6, SRC4, SRC6, SourceKind},
+    dns::Address,
     flow, lookup,
     reason::Reason,
     rule::{Action, TCP, UDP},
 };
 
 use crate::{
-    config,
+    config, learned,
     parse::{Bytes, IPV4, IPV6, Link},
 };
 
@@ -135,7 +136,15 @@ fn v4(
     };
     let header_length = usize::from(header[0] & 0x0f) * 4;
     let destination = word(&header, 16);
-    let entry = lookup::v4(generation, DST4, destination);
+    let source = word(&header, 12);
+    let entry = match lookup::v4(generation, DST4, destination) {
+        0 if lookup::learns(generation) => taught(
+            generation,
+            learned::halves(source),
+            learned::halves(destination),
+        ),
+        entry => entry,
+    };
     if entry == 0 {
         return Outcome::Pass;
     }
@@ -147,7 +156,6 @@ fn v4(
     {
         return Outcome::PassBecause(Reason::Malformed);
     }
-    let source = word(&header, 12);
     if let Err(reason) = may_steer(link, lookup::v4(generation, SRC4, source)) {
         return Outcome::PassBecause(reason);
     }
@@ -180,7 +188,14 @@ fn v6(
         return Outcome::Pass;
     };
     let destination = (long(&header, 24), long(&header, 32));
-    let entry = lookup::v6(generation, DST6, destination.0, destination.1);
+    let entry = match lookup::v6(generation, DST6, destination.0, destination.1) {
+        0 if lookup::learns(generation) => taught(
+            generation,
+            (long(&header, 8), long(&header, 16)),
+            destination,
+        ),
+        entry => entry,
+    };
     if entry == 0 {
         return Outcome::Pass;
     }
@@ -210,6 +225,54 @@ fn v6(
         return Outcome::PassBecause(reason);
     }
     transport(generation, bytes, link, &ip, entry, fragments)
+}
+
+/// The entry of an address that an answer taught, 0 for none.
+#[inline(always)]
+fn taught(generation: &Generation<'_>, client: (u64, u64), address: (u64, u64)) -> u16 {
+    match learned::class(client, address) {
+        0 => 0,
+        class => lookup::class(generation, class),
+    }
+}
+
+/// What a client of the LAN may ask for: whether a query from this source and VLAN is looked at.
+#[inline(always)]
+pub fn is_client(link: &Link, source: &Address) -> bool {
+    let Some(generation) = GENERATION.get(0).map(Generation) else {
+        return false;
+    };
+    let (high, low) = (learned::long(source, 0), learned::long(source, 1));
+    let kind = if link.ethertype == IPV4 {
+        lookup::v4(&generation, SRC4, u64::from_be(low) as u32)
+    } else {
+        lookup::v6(&generation, SRC6, u64::from_be(high), u64::from_be(low))
+    };
+    may_steer(link, kind).is_ok()
+}
+
+/// Whether an address has its place in the plan, so that no answer teaches it.
+#[inline(always)]
+pub fn is_in_plan(address: &Address, v4: bool) -> bool {
+    let Some(generation) = GENERATION.get(0).map(Generation) else {
+        return true;
+    };
+    let (high, low) = (learned::long(address, 0), learned::long(address, 1));
+    let (high, low) = (u64::from_be(high), u64::from_be(low));
+    let entry = if v4 {
+        lookup::v4(&generation, DST4, low as u32) | lookup::v4(&generation, SRC4, low as u32)
+    } else {
+        lookup::v6(&generation, DST6, high, low) | lookup::v6(&generation, SRC6, high, low)
+    };
+    entry != 0
+}
+
+/// Whether names of the plan teach addresses.
+#[inline(always)]
+pub fn learns() -> bool {
+    GENERATION
+        .get(0)
+        .is_some_and(|inner| lookup::learns(&Generation(inner)))
 }
 
 /// The IPv6 extension headers that only the destination reads: destination options and fragment.

@@ -31,6 +31,10 @@ static PATH: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static MARK_SHIFT: Global<u8> = Global::new(mark::Bits::DEFAULT.shift());
 
+/// 1: a query's mark is a grant, because nothing here turns wishes into grants (redirect mode).
+#[unsafe(no_mangle)]
+static SET_GRANT: Global<u8> = Global::new(0);
+
 /// An unused place among the VLANs.
 const NO_VLAN: u32 = u32::MAX;
 
@@ -75,4 +79,10 @@ pub fn flow_seed() -> u64 {
 #[inline(always)]
 pub fn path() -> u8 {
     PATH.load() & 0x0f
+}
+
+/// Whether a query's mark is a grant.
+#[inline(always)]
+pub fn sets_grant() -> bool {
+    SET_GRANT.load() != 0
 }

@@ -67,7 +67,7 @@ fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason
     if bits.are_in(old) {
         return Err(Reason::ForeignMark);
     }
-    if !for_this_router(ctx, bytes) {
+    if !parse::for_this_router(ctx, bytes) {
         return Err(Reason::NotForUs);
     }
     let Some(table) = paths::table().filter(|table| table.state & STEERING != 0) else {
@@ -87,17 +87,6 @@ fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason
     } else {
         Ok(())
     }
-}
-
-/// Whether the frame is addressed to this router; on the port of a bridge that is the bridge's
-/// address, which the port itself takes for somebody else's.
-#[inline(always)]
-fn for_this_router(ctx: &TcContext, bytes: &Bytes) -> bool {
-    const HOST: u32 = 0;
-    let skb: *const __sk_buff = ctx.skb.skb;
-    // SAFETY: the context is valid for the whole program; the verifier checks the field.
-    let to_host = unsafe { (*skb).pkt_type } == HOST;
-    to_host || (!config::bare_ip() && parse::is_for_router(bytes))
 }
 
 #[unsafe(link_section = "license")]

@@ -169,3 +169,14 @@ pub fn is_for_router(bytes: &Bytes) -> bool {
         ]
     })
 }
+
+/// Whether the frame is addressed to this router; on the port of a bridge that is the bridge's
+/// address, which the port itself takes for somebody else's.
+#[inline(always)]
+pub fn for_this_router(ctx: &TcContext, bytes: &Bytes) -> bool {
+    const HOST: u32 = 0;
+    let skb: *const __sk_buff = ctx.skb.skb;
+    // SAFETY: the context is valid for the whole program; the verifier checks the field.
+    let to_host = unsafe { (*skb).pkt_type } == HOST;
+    to_host || (!config::bare_ip() && is_for_router(bytes))
+}

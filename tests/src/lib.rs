@@ -32,6 +32,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod dnsrun;
 pub mod lab;
 pub mod links;
 pub mod m365;

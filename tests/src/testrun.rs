@@ -209,6 +209,11 @@ impl Bench {
         &mut self.datapath
     }
 
+    /// Where the maps are pinned.
+    pub fn pins(&self) -> &PinDir {
+        self.pins.dir()
+    }
+
     /// The same maps once more, for another thread.
     pub fn second_maps(&self) -> Result<Maps> {
         Ok(Maps::open(self.pins.dir(), self.mode)?)

@@ -71,6 +71,8 @@ pub(super) fn attach(exit: &Exit, pins: &PinDir) -> Result<Attachment, DatapathE
         program: PROGRAM,
         interface: &exit.interface,
         ifindex: exit.ifindex,
+        direction: aya::programs::TcAttachType::Ingress,
+        behind: 0,
         link: LINK,
         order: tc::Order::Last,
         filter: FILTER_MARK,

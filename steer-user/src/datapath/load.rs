@@ -290,23 +290,10 @@ pub(super) fn load_program(
     flow_seed: u64,
     log: LogLevel,
 ) -> Result<Ebpf, DatapathError> {
-    let mark_shift = port.marks.shift();
-    let bare_ip = u8::from(port.mac.is_none());
-    let vlans = Vlans(port.vlans());
-    let mut mac = [0_u8; 8];
-    mac[..6].copy_from_slice(&port.mac.unwrap_or_default());
-    let level: u8 = match log {
-        LogLevel::Off => 0,
-        LogLevel::Debug => aya_log_level_debug(),
-    };
     let mut loader = EbpfLoader::new();
-    loader
-        .override_global("BARE_IP", &bare_ip, false)
-        .override_global("VLANS", &vlans, true)
-        .override_global("ROUTER_MAC", &mac, true)
-        .override_global("FLOW_SEED", &flow_seed, false)
-        .override_global("MARK_SHIFT", &mark_shift, false)
-        .override_global("AYA_LOG_LEVEL", &level, false);
+    let globals = Globals::of(port, log);
+    globals.set(&mut loader);
+    loader.override_global("FLOW_SEED", &flow_seed, false);
     let fast: &[&str] = if mode == Mode::Redirect {
         &maps::FAST
     } else {
@@ -337,6 +324,41 @@ pub(super) fn load_program(
     Ok(ebpf)
 }
 
+/// What a program knows of its interface.
+pub(super) struct Globals {
+    bare_ip: u8,
+    vlans: Vlans,
+    mac: [u8; 8],
+    mark_shift: u8,
+    level: u8,
+}
+
+impl Globals {
+    pub(super) fn of(port: &Port, log: LogLevel) -> Self {
+        let mut mac = [0; 8];
+        mac[..6].copy_from_slice(&port.mac.unwrap_or_default());
+        Self {
+            bare_ip: u8::from(port.mac.is_none()),
+            vlans: Vlans(port.vlans()),
+            mac,
+            mark_shift: port.marks.shift(),
+            level: match log {
+                LogLevel::Off => 0,
+                LogLevel::Debug => aya_log_level_debug(),
+            },
+        }
+    }
+
+    pub(super) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader
+            .override_global("BARE_IP", &self.bare_ip, false)
+            .override_global("VLANS", &self.vlans, false)
+            .override_global("ROUTER_MAC", &self.mac, false)
+            .override_global("MARK_SHIFT", &self.mark_shift, false)
+            .override_global("AYA_LOG_LEVEL", &self.level, false);
+    }
+}
+
 /// aya-log's number for "debug".
 const fn aya_log_level_debug() -> u8 {
     4
@@ -363,6 +385,8 @@ fn lan_place(port: &Port) -> TcPlace<'_> {
         program: Mode::Mark.program(),
         interface: &port.interface,
         ifindex: port.ifindex,
+        direction: aya::programs::TcAttachType::Ingress,
+        behind: 0,
         link: port.order.pin(),
         order: port.order,
         filter: tc::FILTER_MARK,

@@ -59,8 +59,8 @@ struct FastMaps {
     clock: Array<MapData, u64>,
 }
 
-/// The maps of both objects.
-pub(super) const SHARED: [&str; 7] = [
+/// The maps of every object.
+pub(super) const SHARED: [&str; 9] = [
     "GENERATION",
     "PATHS",
     "COUNTS",
@@ -68,6 +68,8 @@ pub(super) const SHARED: [&str; 7] = [
     "HEARTBEAT",
     "OPEN",
     "LIVES",
+    "LEARNED",
+    "ASKERS",
 ];
 /// The newest plan, which is the map that `GENERATION` holds.
 const PLAN: &str = "PLAN";
@@ -294,19 +296,27 @@ fn new_plan() -> Result<MapData, DatapathError> {
 /// with EINVAL: `bpf_map_meta_equal` of kernel/bpf/map_in_map.c compares `timer_off` there, which is
 /// -EINVAL without type information and -ENOENT with it.
 pub(super) fn prepare(pins: &PinDir) -> Result<(), DatapathError> {
-    const NAME: &str = "GENERATION";
-    let path = pins.map(NAME);
+    prepare_outer(pins, "GENERATION", new_plan)
+}
+
+/// The same for any map of one map like `template`.
+pub(super) fn prepare_outer(
+    pins: &PinDir,
+    name: &'static str,
+    template: impl FnOnce() -> Result<MapData, DatapathError>,
+) -> Result<(), DatapathError> {
+    let path = pins.map(name);
     if path.exists() {
         return Ok(());
     }
     let refused = |error: &dyn std::fmt::Display| DatapathError::Map {
-        map: NAME,
+        map: name,
         reason: format!("cannot make or pin it: {error}"),
     };
-    let template = new_plan()?;
-    sys::array_of_maps(*b"GENERATION\0\0\0\0\0\0", template.fd().as_fd())
+    let template = template()?;
+    sys::array_of_maps(name, template.fd().as_fd())
         .map_err(|error| refused(&error))
-        .and_then(|map| MapData::from_fd(map).map_err(map_error(NAME)))
+        .and_then(|map| MapData::from_fd(map).map_err(map_error(name)))
         .and_then(|map| map.pin(&path).map_err(|error| refused(&error)))
 }
 

@@ -6,6 +6,7 @@
 //! `PIN_DIR/ABI/maps/NAME`, `PIN_DIR/ABI/links/HOOK-IFINDEX`.
 
 mod deadman;
+mod dns;
 mod exits;
 mod links;
 mod load;
@@ -17,6 +18,7 @@ mod tc;
 pub(crate) mod trial;
 
 pub use deadman::{DeadMan, DeadManState, PathLife};
+pub use dns::{Dns, DnsMaps, LearnedAddress, PendingQuery};
 pub use exits::Exit;
 pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
 pub use maps::{ClassCount, Maps, ReasonCount};

@@ -45,7 +45,13 @@ struct NewMap {
 }
 
 /// Makes an array of one map, which can hold any map like `inner`.
-pub fn array_of_maps(name: [u8; 16], inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+///
+/// The kernel keeps the first 15 bytes of its name.
+pub fn array_of_maps(name: &str, inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut short = [0; 16];
+    for (place, byte) in short.iter_mut().take(15).zip(name.bytes()) {
+        *place = byte;
+    }
     let attribute = NewMap {
         map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS as u32,
         key_size: 4,
@@ -54,7 +60,7 @@ pub fn array_of_maps(name: [u8; 16], inner: BorrowedFd<'_>) -> io::Result<OwnedF
         map_flags: 0,
         inner_map_fd: inner.as_raw_fd(),
         numa_node: 0,
-        name,
+        name: short,
     };
     // SAFETY: the kernel reads as many bytes as the size says, which is the size of `attribute`.
     let result = unsafe {

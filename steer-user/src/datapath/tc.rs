@@ -1,4 +1,4 @@
-//! Programs at TC ingress: links where the kernel has TCX (Linux 6.6), else filters of a clsact qdisc.
+//! Programs at TC: links where the kernel has TCX (Linux 6.6), else filters of a clsact qdisc.
 
 use aya::{
     Ebpf,
@@ -60,7 +60,7 @@ pub(super) const FILTER_MARK: &str = "filter";
 /// See [`FILTER_MARK`].
 pub(super) const QDISC_MARK: &str = "qdisc";
 
-/// A program at an interface's ingress, and what its pins are called.
+/// A program at an interface, and what its pins are called.
 pub(super) struct TcPlace<'a> {
     /// The program.
     pub program: &'static str,
@@ -68,6 +68,10 @@ pub(super) struct TcPlace<'a> {
     pub interface: &'a str,
     /// Its index.
     pub ifindex: u32,
+    /// Ingress or egress.
+    pub direction: TcAttachType,
+    /// Added to the priority of its filter (clsact): 0, or [`BEHIND`] behind another one of ours.
+    pub behind: u16,
     /// The pin of its link (TCX).
     pub link: &'static str,
     /// Where among the programs of others.
@@ -76,6 +80,15 @@ pub(super) struct TcPlace<'a> {
     pub filter: &'static str,
     /// The pin that says that the qdisc is ours (clsact).
     pub qdisc: &'static str,
+}
+
+/// See [`TcPlace::behind`].
+pub(super) const BEHIND: u16 = 1;
+
+impl TcPlace<'_> {
+    fn filter_priority(&self) -> u16 {
+        self.order.filter_priority() + self.behind
+    }
 }
 
 /// Attaches a loaded program, in place of what an earlier controller left there; says how, and whether
@@ -117,7 +130,7 @@ pub(super) fn attach(
     let link = program
         .attach_with_options(
             place.interface,
-            TcAttachType::Ingress,
+            place.direction,
             TcAttachOptions::TcxOrder(place.order.link()),
         )
         .and_then(|id| program.take_link(id))
@@ -146,7 +159,7 @@ fn attach_filter(
     }
     let mark = pins.link(place.filter, place.ifindex);
     if known.is_some() {
-        let old = clsact_filter(interface, place.order.filter_priority())
+        let old = clsact_filter(interface, place.direction, place.filter_priority())
             .map_err(|error| failed(error.into()))?;
         if let Ok(id) = program.attach_to_link(old) {
             let link = program.take_link(id).map_err(failed)?;
@@ -157,16 +170,16 @@ fn attach_filter(
         }
     }
     // A filter of ours whose pins somebody removed, or in another order.
-    let adopted = tc::qdisc_detach_program(interface, TcAttachType::Ingress, place.program).is_ok();
+    let adopted = tc::qdisc_detach_program(interface, place.direction, place.program).is_ok();
     let options = NlOptions {
-        priority: place.order.filter_priority(),
+        priority: place.filter_priority(),
         handle: FILTER_HANDLE,
         classid: None,
     };
     let link = program
         .attach_with_options(
             interface,
-            TcAttachType::Ingress,
+            place.direction,
             TcAttachOptions::Netlink(options),
         )
         .and_then(|id| program.take_link(id))
@@ -177,33 +190,36 @@ fn attach_filter(
 }
 
 /// Our filter at an interface, as aya addresses it: whether it is there is not known.
-fn clsact_filter(interface: &str, priority: u16) -> Result<SchedClassifierLink, TcError> {
-    SchedClassifierLink::attached(
-        interface,
-        TcAttachType::Ingress,
-        priority,
-        FILTER_HANDLE,
-        None,
-    )
-    .map_err(TcError::IoError)
+fn clsact_filter(
+    interface: &str,
+    direction: TcAttachType,
+    priority: u16,
+) -> Result<SchedClassifierLink, TcError> {
+    SchedClassifierLink::attached(interface, direction, priority, FILTER_HANDLE, None)
+        .map_err(TcError::IoError)
 }
 
 /// Whether a filter at clsact ingress is ours.
 pub fn is_our_filter(priority: u16, handle: u32, program: Option<&str>) -> bool {
     [Order::Last, Order::First]
         .map(Order::filter_priority)
-        .contains(&priority)
+        .iter()
+        .any(|first| priority == *first || priority == first + BEHIND)
         && handle == u32::from(FILTER_HANDLE)
         && program.is_some_and(is_ours)
 }
 
-/// Removes our filter from clsact ingress: ask [`is_our_filter`] first.
+/// Removes our filter of a priority from clsact ingress: ask [`is_our_filter`] first; and that at
+/// egress, which need not be there.
 pub fn remove_filter(interface: &str, priority: u16) -> Result<(), DatapathError> {
-    clsact_filter(interface, priority)
-        .map_err(ProgramError::from)
-        .and_then(aya::programs::links::Link::detach)
-        .map_err(|source| DatapathError::Detach {
-            interface: interface.into(),
-            source: Box::new(source),
-        })
+    let remove = |direction, priority| {
+        clsact_filter(interface, direction, priority)
+            .map_err(ProgramError::from)
+            .and_then(aya::programs::links::Link::detach)
+    };
+    let _ = remove(TcAttachType::Egress, Order::Last.filter_priority());
+    remove(TcAttachType::Ingress, priority).map_err(|source| DatapathError::Detach {
+        interface: interface.into(),
+        source: Box::new(source),
+    })
 }

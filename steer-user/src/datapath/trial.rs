@@ -84,6 +84,8 @@ pub fn is_ours(name: &str) -> bool {
         Mode::Mark.program(),
         Mode::Redirect.program(),
         exits::PROGRAM,
+        super::dns::QUERY,
+        super::dns::ANSWER,
     ]
     .contains(&name)
 }

@@ -1,0 +1,180 @@
+//! The programs for queries and answers with maps of their own, and packets put through them by
+//! `BPF_PROG_TEST_RUN`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use etherparse::PacketBuilder;
+use steer_common::{
+    abi::{PathTable, STEERING},
+    chunk::SourceKind,
+    dns::{DnsEvent, DnsTable, REWRITING},
+    image::{Claim, Image, Source},
+    names::NameTable,
+    rule::{Rule, TCP, UDP},
+};
+use steer_user::datapath::{Dns, DnsMaps, LogLevel};
+
+use crate::{
+    packet::CLIENT,
+    testrun::{Bench, ROUTER, Variant},
+};
+
+/// Where TC runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// LAN ingress.
+    Query,
+    /// LAN egress.
+    Answer,
+}
+
+/// A packet after a program: its bytes and its mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The mark.
+    pub mark: u32,
+}
+
+/// The classifier and the programs for names, on the same maps.
+pub struct DnsBench {
+    /// The classifier.
+    pub classifier: Bench,
+    dns: Dns,
+    bare_ip: bool,
+}
+
+/// The path that every client takes.
+pub const PATH: u8 = 3;
+/// The class whose addresses are steered at 443.
+pub const CLASS: u16 = 7;
+
+impl DnsBench {
+    /// Loads everything for an interface like `variant`, with the private networks and 2001:db8:1::/48
+    /// as clients, `resolvers` for the path that is up, and `names`.
+    pub fn load(variant: &Variant, resolvers: &[IpAddr], names: &NameTable) -> Result<Self> {
+        let mut classifier = Bench::load(variant)?;
+        let ports = vec![variant.port("test", 1)];
+        let pins = classifier.pins().clone();
+        let mut dns = Dns::load(variant.mode(), pins, ports, LogLevel::Off)?;
+        let clients = ["10.0.0.0/8", "192.168.0.0/16", "2001:db8:1::/48"];
+        let sources: Vec<Source> = clients
+            .iter()
+            .map(|prefix| {
+                Ok(Source {
+                    prefix: prefix.parse()?,
+                    kind: SourceKind::Client,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let rules = vec![
+            Rule::steer(CLASS, TCP, 443, 443),
+            Rule::steer(CLASS, UDP, 443, 443),
+        ];
+        let none: &[Claim] = &[];
+        let classes = [(CLASS, rules.clone()), (CLASS + 1, rules)];
+        let image = Image::build_learning(none, &sources, &classes)?;
+        classifier.maps().publish(image)?;
+        classifier.maps().set_paths(&PathTable {
+            state: STEERING | 1 << PATH,
+            buckets: [PATH; 64],
+            next_hops: [[0; 2]; 16],
+        })?;
+        dns.maps_mut().publish_names(names)?;
+        let mut table = DnsTable {
+            flags: REWRITING,
+            ..DnsTable::default()
+        };
+        for (index, address) in (1_u8..).zip(resolvers) {
+            dns.maps_mut().set_resolver(index, *address)?;
+            table.active[usize::from(PATH)][usize::from(address.is_ipv6())] = index;
+        }
+        dns.maps_mut().set_table(&table)?;
+        Ok(Self {
+            classifier,
+            dns,
+            bare_ip: variant.bare_ip,
+        })
+    }
+
+    /// The maps.
+    pub fn maps(&mut self) -> &mut DnsMaps {
+        self.dns.maps_mut()
+    }
+
+    /// Puts a packet through a program; nothing but "next" is right.
+    pub fn run(&mut self, which: Program, packet: &[u8]) -> Result<Seen> {
+        let name = match which {
+            Program::Query => "dns_query",
+            Program::Answer => "dns_answer",
+        };
+        let object = self.dns.objects_mut().next().context("no object")?;
+        let program = object.program_mut(name).context("no program")?;
+        let program: &mut SchedClassifier = program.try_into()?;
+        let mut bytes = vec![0; packet.len() + 64];
+        let mut after = [0; 192];
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut bytes),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::default()
+        })?;
+        anyhow::ensure!(
+            result.return_value == u32::MAX,
+            "{name} returned {}",
+            result.return_value
+        );
+        bytes.truncate(result.data_size_out as usize);
+        Ok(Seen {
+            bytes,
+            mark: u32::from_ne_bytes(after[8..12].try_into()?),
+        })
+    }
+
+    /// How often something happened so far.
+    pub fn event(&mut self, event: DnsEvent) -> Result<u64> {
+        let events = self.dns.maps().events()?;
+        Ok(events
+            .iter()
+            .find(|(it, _)| *it == event)
+            .map_or(0, |(_, count)| *count))
+    }
+
+    /// How many instructions the verifier looked at, of both programs.
+    pub fn verified_instructions(&mut self) -> Result<[u32; 2]> {
+        let object = self.dns.objects_mut().next().context("no object")?;
+        let mut counts = [0; 2];
+        for (count, name) in counts.iter_mut().zip(["dns_query", "dns_answer"]) {
+            let program = object.program(name).context("no program")?;
+            *count = program
+                .info()?
+                .verified_instruction_count()
+                .context("this kernel does not count verified instructions (Linux 5.16 does)")?;
+        }
+        Ok(counts)
+    }
+
+    /// A datagram as it crosses the LAN.
+    pub fn datagram(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        macro_rules! with_ip {
+            ($builder:expr) => {
+                match (from.ip(), to.ip()) {
+                    (IpAddr::V4(a), IpAddr::V4(b)) => $builder.ipv4(a.octets(), b.octets(), 64),
+                    (IpAddr::V6(a), IpAddr::V6(b)) => $builder.ipv6(a.octets(), b.octets(), 64),
+                    _ => anyhow::bail!("two families"),
+                }
+                .udp(from.port(), to.port())
+                .write(&mut bytes, payload)?
+            };
+        }
+        with_ip!(PacketBuilder::ethernet2(CLIENT, ROUTER));
+        if self.bare_ip {
+            bytes.drain(..14);
+        }
+        Ok(bytes)
+    }
+}
