@@ -100,7 +100,7 @@ fn answer(ctx: &TcContext, bytes: &Bytes, link: &Link, udp: &Udp) -> Result<bool
     });
     let Some(pending) = resolvers::PENDING.get_ptr_mut(message.pending_key()) else {
         return if classify::learns() {
-            foreign(ctx, message, udp)
+            Ok(foreign(ctx, message, udp))
         } else {
             Ok(false)
         };
@@ -174,24 +174,24 @@ const RCODE: u32 = 0x000f;
 const NO_ERROR: u32 = 0;
 const NAME_ERROR: u32 = 3;
 
-/// An answer to a query that is not ours. When its name is not of the plan, its addresses are somebody
-/// else's, too.
+/// An answer to a query that is not ours; true: it teaches. When its name is not of the plan, its
+/// addresses are somebody else's, too.
 #[inline(always)]
-fn foreign(ctx: &TcContext, message: Message, udp: &Udp) -> Result<bool, DnsEvent> {
+fn foreign(ctx: &TcContext, message: Message, udp: &Udp) -> bool {
     if udp.length > LONGEST || !message::load(ctx, message, udp) {
-        return Ok(false);
+        return false;
     }
     let (flags, questions) = (half(message, 2), half(message, 4));
     let counts = counts(message);
     if flags & QR == 0 || flags & (RCODE | TRUNCATED) != 0 || questions != 1 || counts.answers == 0
     {
-        return Ok(false);
+        return false;
     }
     if !message::question(message) || resolvers::action(message).flags != 0 {
-        return Ok(false);
+        return false;
     }
     message.set_lesson(FOREIGN_LESSON, counts, resolvers::now());
-    Ok(true)
+    true
 }
 
 #[inline(always)]
