@@ -30,6 +30,12 @@ fn main() -> Result<(), String> {
         "-Clink-arg=--btf",
     ]
     .join("\x1f");
+    let next_abi = env::var_os("CARGO_FEATURE_NEXT_ABI").is_some();
+    let features: &[&str] = if next_abi {
+        &["--features", "next-abi"]
+    } else {
+        &[]
+    };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(&root)
@@ -42,6 +48,7 @@ fn main() -> Result<(), String> {
             "--target-dir",
         ])
         .arg(&target_dir)
+        .args(features)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env("PATH", path_with_linker(&root)?)

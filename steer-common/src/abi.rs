@@ -38,7 +38,11 @@ pub struct Count {
 /// Bit of [`PathTable::state`]: new flows are steered. Without it none is, and those that are
 /// steered already stay where they are: by their grant in mark mode, by the flow table in
 /// redirect mode.
-pub const STEERING: u32 = 1 << 16;
+pub const STEERING: u32 = 1 << (16 + NEXT as u32);
+
+/// Whether this build's maps have another layout than a release's: a test of upgrades that confused
+/// two layouts would take a path that is up for the word to steer, or nothing for it.
+const NEXT: bool = cfg!(feature = "next-abi");
 
 /// The state of the paths: its own lifetime, apart from plan and learned addresses.
 ///
@@ -104,7 +108,7 @@ const _: () = assert!(size_of::<PathTable>() == 100 && align_of::<PathTable>() =
 const _: () = assert!(size_of::<NextHop>() == 20 && align_of::<NextHop>() == 4);
 
 /// Counts up when a layout keeps its sizes but changes its meaning.
-const REVISION: u64 = 3;
+const REVISION: u64 = 3 + NEXT as u64;
 
 /// Names the layout of every map. It is part of the pin path, so that two versions of steer never
 /// read each other's maps with the wrong layout.
@@ -123,8 +127,7 @@ pub const HASH: u64 = {
         size_of::<Count>() as u64,
         size_of::<PathTable>() as u64,
         size_of::<NextHop>() as u64,
-        size_of::<flow::Bucket>() as u64,
-        flow::BUCKETS as u64,
+        flow::LAYOUT,
         CLASSES as u64,
         NEXT_HOPS as u64,
         mark::Bits::DEFAULT.mask() as u64,

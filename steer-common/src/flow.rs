@@ -58,6 +58,28 @@ pub const fn finish(hash: u64) -> u64 {
     hash ^ (hash >> 33)
 }
 
+/// Counts up when the table keeps its sizes but an entry, a hash or the clock changes its meaning.
+const REVISION: u64 = 1;
+
+/// Names the layout of the table and its clock. It is part of their pins' names: a new version of
+/// steer takes the table of the old one over when both read it alike, whatever else is different.
+pub const LAYOUT: u64 = {
+    let parts = [
+        REVISION,
+        size_of::<Bucket>() as u64,
+        BUCKETS as u64,
+        CLOCK_PLACES as u64,
+        EPOCH_SHIFT as u64,
+    ];
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut index = 0;
+    while index < parts.len() {
+        hash = mix(hash, parts[index]);
+        index += 1;
+    }
+    finish(hash)
+};
+
 /// The bucket where a connection belongs.
 #[inline(always)]
 pub const fn bucket(hash: u64) -> u32 {

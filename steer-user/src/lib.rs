@@ -6,6 +6,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod controller;
+mod cut;
 pub mod datapath;
 pub mod doctor;
 pub mod endpoints;

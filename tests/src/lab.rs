@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path as FilePath, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -129,6 +129,7 @@ pub struct Lab {
     /// `steer-<pid>-<n>`: the beginning of every name.
     pub prefix: String,
     directory: PathBuf,
+    leaks_expected: AtomicBool,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -181,7 +182,7 @@ impl Lab {
         if options.firewall {
             router.nft(FIREWALL)?;
         }
-        Ok(Self {
+        let lab = Self {
             _servers: servers,
             wan,
             internet,
@@ -195,7 +196,10 @@ impl Lab {
             options,
             prefix,
             directory,
-        })
+            leaks_expected: AtomicBool::new(false),
+        };
+        lab.judge_sources()?;
+        Ok(lab)
     }
 
     /// Starts a capture on every way out.
@@ -308,8 +312,80 @@ impl Lab {
     }
 }
 
+/// The ISP as a judge: whoever sends from a source that it never gave out is written down.
+impl Lab {
+    fn judge_sources(&self) -> Result<()> {
+        let mut table = String::from(
+            "table inet lab_judge {\n\
+             set leaks4 { type ipv4_addr . ipv4_addr; size 4096; flags dynamic; }\n\
+             set leaks6 { type ipv6_addr . ipv6_addr; size 4096; flags dynamic; }\n",
+        );
+        let mut rules = String::new();
+        for breakout in self.breakouts() {
+            let name = breakout.isp_interface;
+            write!(
+                table,
+                "set {name}4 {{ type ipv4_addr; flags interval; auto-merge; }}\n\
+                 set {name}6 {{ type ipv6_addr; flags interval; auto-merge; \
+                 elements = {{ ::, fe80::/10 }}; }}\n"
+            )?;
+            write!(
+                rules,
+                "iifname {name} ip saddr != @{name}4 update @leaks4 {{ ip saddr . ip daddr }}\n\
+                 iifname {name} ip6 saddr != @{name}6 update @leaks6 {{ ip6 saddr . ip6 daddr }}\n"
+            )?;
+        }
+        self.isp.nft(&format!(
+            "{table}chain judge {{ type filter hook prerouting priority -400;\n{rules}}}\n}}\n"
+        ))?;
+        for breakout in self.breakouts() {
+            for source in self.valid_sources(breakout) {
+                self.accept_source(breakout, source)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on the ISP accepts this source, too.
+    pub fn accept_source(&self, breakout: &Breakout, source: IpNet) -> Result<()> {
+        let name = breakout.isp_interface;
+        let family = if source.addr().is_ipv4() { 4 } else { 6 };
+        self.isp.nft(&format!(
+            "add element inet lab_judge {name}{family} {{ {source} }}\n"
+        ))
+    }
+
+    /// Dropping this lab will not fail for packets with invalid sources on a breakout's wire.
+    pub fn expect_leaks(&self) {
+        self.leaks_expected.store(true, Ordering::Relaxed);
+    }
+
+    /// Sources and destinations of packets that left a breakout with a source that is not valid
+    /// there, over this lab's whole life; empty when there was none.
+    pub fn leaks(&self) -> Result<String> {
+        let mut leaks = String::new();
+        for set in ["leaks4", "leaks6"] {
+            let text = self
+                .isp
+                .output("nft", &["list", "set", "inet", "lab_judge", set])?;
+            if let Some((_, elements)) = text.split_once("elements = ") {
+                leaks += elements.trim_end_matches(['}', '\n', '\t']);
+            }
+        }
+        Ok(leaks)
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
+        // A test that fails already says why.
+        if !std::thread::panicking() && !self.leaks_expected.load(Ordering::Relaxed) {
+            match self.leaks() {
+                Ok(leaks) if leaks.is_empty() => {}
+                Ok(leaks) => panic!("packets left a breakout with invalid sources: {leaks}"),
+                Err(error) => panic!("the ISP cannot say which sources it saw: {error:#}"),
+            }
+        }
         let _ = fs::remove_dir_all(&self.directory);
         let _ = fs::remove_dir_all(self.pin_directory());
     }

@@ -86,25 +86,35 @@ pub struct Steer<'lab> {
     arguments: Vec<&'static str>,
     log: PathBuf,
     under: Vec<String>,
+    /// What runs: this build's `steer`, unless a test changes versions.
+    binary: PathBuf,
+    cut: Option<String>,
     detached: bool,
 }
 
 impl<'lab> Steer<'lab> {
     /// Writes the configuration, starts `steer run` and waits until it is steering.
     pub fn start(lab: &'lab Lab, settings: &Settings) -> Result<Self> {
+        let mut steer = Self::prepare(lab, settings)?;
+        steer.run()?;
+        steer.wait_until_steering(settings.watch_period + PATIENCE)?;
+        Ok(steer)
+    }
+
+    /// Writes the configuration; nothing runs yet.
+    pub fn prepare(lab: &'lab Lab, settings: &Settings) -> Result<Self> {
         let config = write_config(lab, settings)?;
-        let mut steer = Self {
+        Ok(Self {
             lab,
             child: None,
             config,
             arguments: settings.arguments.clone(),
             log: lab.directory().join("steer.log"),
             under: settings.under.clone(),
+            binary: binary()?.to_owned(),
+            cut: None,
             detached: false,
-        };
-        steer.run()?;
-        steer.wait_until_steering(settings.watch_period + PATIENCE)?;
-        Ok(steer)
+        })
     }
 
     /// The same with a configuration file as an operator would write it: what is added is only where
@@ -138,16 +148,17 @@ impl<'lab> Steer<'lab> {
             .append(true)
             .open(&self.log)?;
         let mut command = match self.under.split_first() {
-            None => self.lab.router.command(binary()?),
+            None => self.lab.router.command(&self.binary),
             Some((program, arguments)) => {
                 let mut command = self.lab.router.command(program);
-                command.args(arguments).arg(binary()?);
+                command.args(arguments).arg(&self.binary);
                 command
             }
         };
         command.arg("run").arg("--config").arg(&self.config);
         command
             .args(&self.arguments)
+            .envs(self.cut.iter().map(|cut| ("STEER_CUT", cut)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -191,7 +202,45 @@ impl<'lab> Steer<'lab> {
 
     /// Runs another `steer` command with this router's configuration, to its end.
     pub fn command(&self, arguments: &[&str]) -> Result<Output> {
-        command(self.lab, &self.config, arguments)
+        self.start_command(arguments)
+            .output()
+            .with_context(|| format!("run steer {}", arguments.join(" ")))
+    }
+
+    fn start_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.lab.router.command(&self.binary);
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config)
+            .envs(self.cut.iter().map(|cut| ("STEER_CUT", cut)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// From now on controller and commands run this binary.
+    pub fn use_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
+    /// From now on the controller and commands are cut, as by a crash, at the `point`-th place of an
+    /// operation (start, reload, adapt, detach) where that is possible; `None`: nowhere.
+    pub fn cut_at(&mut self, place: Option<(&str, u32)>) {
+        self.cut = place.map(|(operation, point)| format!("{operation} {point}"));
+    }
+
+    /// Runs the controller until it is cut (true), or steers (false).
+    pub fn run_until_cut(&mut self) -> Result<bool> {
+        self.run()?;
+        match self.wait_until_steering(PATIENCE) {
+            Ok(()) => Ok(false),
+            // A controller that ended was waited for; anything but the cut is a failure.
+            Err(error) if self.child.is_none() => match format!("{error:#}") {
+                said if said.contains("SIGKILL") => Ok(true),
+                said => bail!(said),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// The configuration file.
@@ -390,7 +439,10 @@ impl Places {
 /// Writes a configuration for this lab and returns its path.
 pub fn write_config(lab: &Lab, settings: &Settings) -> Result<PathBuf> {
     let path = lab.directory().join("steer.toml");
-    fs::write(&path, config_text(lab, settings))
+    // Whole or not at all: a controller may be about to read it.
+    let new = path.with_extension("toml.new");
+    fs::write(&new, config_text(lab, settings))
+        .and_then(|()| fs::rename(&new, &path))
         .with_context(|| format!("write {}", path.display()))?;
     Ok(path)
 }

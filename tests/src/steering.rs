@@ -30,6 +30,7 @@ impl Steering {
     pub fn enable<'lab>(&self, lab: &'lab Lab) -> Result<Enabled<'lab>> {
         match self {
             Self::Naive => {
+                lab.expect_leaks();
                 // The rules last: a mark alone does nothing.
                 let marker = Marker::attach(&lab.router, "lan0", MARK, MASK)?;
                 lab.router.nft(NAIVE)?;

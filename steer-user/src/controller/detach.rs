@@ -10,6 +10,7 @@ use super::{ControllerError, Lock, clsact, path_ids::PathIds, registry::Registry
 use crate::{
     api::Drain,
     config::{Mode, SystemConfig},
+    cut,
     datapath::{DatapathError, Maps, PinDir},
     system::{Kernel, conntrack, leftovers, remove_all},
 };
@@ -40,19 +41,28 @@ impl fmt::Display for Detached {
 
 /// Removes everything, when no controller runs.
 pub async fn detach(system: &SystemConfig, drain: Drain) -> Result<Detached, ControllerError> {
+    let _detaching = cut::operation("detach");
     let _lock = Lock::take(&system.run_dir)?;
     let mut kernel = Kernel::open(&system.state_dir)?;
     let pins = PinDir::new(&system.pin_dir);
-    if let Some(mode) = pins.mode()
+    let mode = pins.mode();
+    if pins.is_of_another_version() {
+        // Its programs cannot be told to leave new flows alone. Without them there are none, and
+        // in mark mode the running ones go on by their grants.
+        clsact::remove(&pins, &kernel, &[]).await?;
+        pins.remove()?;
+    } else if let Some(mode) = mode
         && let Ok(mut maps) = Maps::open(&pins, mode)
     {
         let mut table = maps.paths()?;
         table.state &= !STEERING;
         maps.set_paths(&table)?;
     }
+    cut::point();
     // A socket that is gone already is as good.
     let _ = std::fs::remove_file(socket(system));
-    let cut = drained(system, drain).await?;
+    cut::point();
+    let cut = drained(system, mode, drain).await?;
     remove(system, &mut kernel, cut).await
 }
 
@@ -66,7 +76,9 @@ pub(super) async fn remove(
     let objects = leftovers(kernel, &[]).await?;
     let filters = clsact::remove(&pins, kernel, &[]).await?;
     let found = filters || pins.exists() || !objects.is_empty();
+    cut::point();
     pins.remove()?;
+    cut::point();
     let failed = remove_all(kernel, &objects).await;
     if !failed.is_empty() {
         let lines: Vec<String> = failed
@@ -76,6 +88,8 @@ pub(super) async fn remove(
         return Err(ControllerError::Left(lines.join("\n")));
     }
     let state = &system.state_dir;
+    kernel.forget_undo_record()?;
+    cut::point();
     RegistryFile::remove(state).map_err(|error: io::Error| ControllerError::Registry {
         path: state.clone(),
         reason: error.to_string(),
@@ -88,9 +102,13 @@ pub(super) async fn remove(
 }
 
 /// Waits until no flow uses a breakout, or the time is over; says how many are left.
-pub(super) async fn drained(system: &SystemConfig, drain: Drain) -> Result<u64, ControllerError> {
+pub(super) async fn drained(
+    system: &SystemConfig,
+    mode: Option<Mode>,
+    drain: Drain,
+) -> Result<u64, ControllerError> {
     let pins = &PinDir::new(&system.pin_dir);
-    let mut left = in_use(pins)?;
+    let mut left = in_use(mode, pins)?;
     for second in 0..drain.seconds {
         if left == 0 {
             break;
@@ -102,14 +120,14 @@ pub(super) async fn drained(system: &SystemConfig, drain: Drain) -> Result<u64, 
             );
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        left = in_use(pins)?;
+        left = in_use(mode, pins)?;
     }
     Ok(left)
 }
 
 /// How many flows use a breakout.
-fn in_use(pins: &PinDir) -> Result<u64, ControllerError> {
-    match pins.mode() {
+fn in_use(mode: Option<Mode>, pins: &PinDir) -> Result<u64, ControllerError> {
+    match mode {
         None => Ok(0),
         // Without connection tracking nothing was granted.
         Some(Mode::Mark) if conntrack::usage().is_none() => Ok(0),

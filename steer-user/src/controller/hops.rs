@@ -3,7 +3,7 @@
 //! An entry is 20 bytes and cannot be replaced at once under a packet that reads it. So a changed
 //! next hop goes to a place that no path names, and the path table, one byte a path, names it then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steer_common::abi::{NEXT_HOPS, NextHop};
 
@@ -16,6 +16,8 @@ pub type Key = (PathId, usize);
 #[derive(Debug)]
 pub struct NextHops {
     placed: BTreeMap<Key, (u8, NextHop)>,
+    /// Named by the controller before this one: packets may still read them.
+    inherited: BTreeSet<u8>,
     next: u8,
 }
 
@@ -25,9 +27,11 @@ const LAST: u8 = NEXT_HOPS - 1;
 impl NextHops {
     /// Nothing placed. `in_use` are the places that a controller before this one named.
     pub fn new(in_use: impl IntoIterator<Item = u8>) -> Self {
-        let highest = in_use.into_iter().max().unwrap_or(0);
+        let inherited: BTreeSet<u8> = in_use.into_iter().collect();
+        let highest = inherited.last().copied().unwrap_or(0);
         Self {
             placed: BTreeMap::new(),
+            inherited,
             next: if highest >= LAST { 1 } else { highest + 1 },
         }
     }
@@ -41,7 +45,9 @@ impl NextHops {
         }
         // Going around the ring, a place comes back only after every other one was used: no packet
         // holds an old one for that long.
-        while self.placed.values().any(|&(place, _)| place == self.next) {
+        while self.inherited.contains(&self.next)
+            || self.placed.values().any(|&(place, _)| place == self.next)
+        {
             self.advance();
         }
         let place = self.next;
@@ -83,6 +89,8 @@ mod tests {
         let mut hops = NextHops::new([3, 7]);
         let (stays, _) = hops.place(key(2), hop(9000));
         assert_eq!(stays, 8);
+        let mut hops_at_the_end = NextHops::new([1, LAST]);
+        assert_eq!(hops_at_the_end.place(key(1), hop(1500)), (2, true));
         let mut previous = 0;
         for mtu in 1..1000 {
             let (place, write) = hops.place(key(1), hop(mtu));

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::cut;
+
 /// The lock, held as long as this lives.
 #[derive(Debug)]
 pub struct Lock {
@@ -67,7 +69,9 @@ impl Lock {
             }
             Err(fs::TryLockError::Error(source)) => return Err(wrap(source)),
         }
+        cut::point();
         file.set_len(0).map_err(wrap)?;
+        cut::point();
         file.rewind().map_err(wrap)?;
         writeln!(file, "{}", std::process::id()).map_err(wrap)?;
         Ok(Self { _file: file })

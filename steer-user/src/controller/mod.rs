@@ -48,12 +48,13 @@ use self::{
     missing::Missing,
     path_ids::PathIds,
     registry::RegistryFile,
-    start::{adoptable, attach, load, undo, watch_period},
+    start::{adoptable, attach, attach_programs, load, undo, watch_period},
     step::{BreakoutFacts, Effect, Event, Phase, State},
 };
 use crate::{
     api::{self, Answer, Command, Drain, Metrics},
     config::{Config, Mode, SystemConfig},
+    cut,
     datapath::{Attachment, Datapath, PinDir},
     endpoints::Feed,
     policy::{ClassRegistry, Plan, Site},
@@ -92,6 +93,7 @@ pub fn read_feed(config: &Config) -> Result<Feed, crate::endpoints::FeedError> {
 /// Fails when it cannot start; then nothing of it stays in the box, unless an earlier controller's
 /// programs were there, which steer on.
 pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerError> {
+    let starting = cut::operation("start");
     let lock = Lock::take(&config.system.run_dir)?;
     let (sender, mut commands) = mpsc::channel(16);
     let mut controller = Controller::start(config, options, sender.clone()).await?;
@@ -100,7 +102,9 @@ pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerEr
         path: socket.clone(),
         source,
     })?;
+    cut::point();
     supervisor::ready();
+    drop(starting);
     let end = controller.serve(&mut commands).await?;
     let (outcome, answer) = match end {
         End::Stopped => {
@@ -213,12 +217,10 @@ impl Controller {
         let watch = watch_period(&config, &owners, adopting);
         let objects = report::objects(&config, &view);
         let result = load(&config, &options, &mut kernel, &objects, &view, &plan).await;
-        let (datapath, attachments, generation) = match result {
+        let (datapath, generation) = match result {
             Ok(loaded) => loaded,
             Err(error) => {
-                if !adopting {
-                    undo(&mut kernel, &config).await;
-                }
+                undo(&mut kernel, &config, adopting).await;
                 return Err(error);
             }
         };
@@ -241,7 +243,7 @@ impl Controller {
             options,
             kernel,
             datapath,
-            attachments,
+            attachments: Vec::new(),
             exits: Vec::new(),
             missing: Missing::default(),
             look_again: false,
@@ -259,9 +261,21 @@ impl Controller {
             started: Instant::now(),
             started_at: unix_time(),
         };
-        controller.hear(&view);
-        controller.see(view)?;
+        if let Err(error) = controller.steer(view) {
+            undo(&mut controller.kernel, &controller.config, adopting).await;
+            return Err(error);
+        }
         Ok(controller)
+    }
+
+    /// Attaches the programs. The state of the paths comes first: programs that take the place of
+    /// another version's steer with their own maps from their first packet on.
+    fn steer(&mut self, view: View) -> Result<(), ControllerError> {
+        self.hear(&view);
+        self.see(view)?;
+        self.beat();
+        self.attachments = attach_programs(&self.config, &self.view, &mut self.datapath)?;
+        Ok(())
     }
 
     async fn serve(
@@ -336,6 +350,7 @@ impl Controller {
 
     /// Brings programs, plan, objects and paths in line with a new view of the box.
     async fn adapt(&mut self, view: View) -> Result<(), ControllerError> {
+        let _adapting = cut::operation("adapt");
         if self.view.ports != view.ports {
             let (datapath, attachments) = attach(&self.config, &self.options, &view)?;
             (self.datapath, self.attachments) = (datapath, attachments);
@@ -371,6 +386,7 @@ impl Controller {
                 let (place, write) = self.hops.place((seen.id, family), hop);
                 if write {
                     self.datapath.maps_mut().set_next_hop(place, &hop)?;
+                    cut::point();
                 }
                 next_hops[family] = place;
             }
@@ -382,6 +398,7 @@ impl Controller {
                     .set_device(seen.id.get(), ifindex)?;
                 self.devices.retain(|(id, _)| *id != seen.id);
                 self.devices.push((seen.id, ifindex));
+                cut::point();
             }
             facts.push(BreakoutFacts {
                 id: seen.id,
@@ -398,7 +415,10 @@ impl Controller {
     fn decide(&mut self, event: Event) -> Result<(), ControllerError> {
         for effect in self.state.step(event, self.started.elapsed()) {
             match effect {
-                Effect::SetPaths(table) => self.datapath.maps_mut().set_paths(&table)?,
+                Effect::SetPaths(table) => {
+                    self.datapath.maps_mut().set_paths(&table)?;
+                    cut::point();
+                }
                 Effect::SteeringStarts => info!("the watch period is over: new flows are steered"),
                 Effect::PathChanged { id, trouble } => {
                     let name = self.config.breakout(id.get()).map_or("?", |it| &it.name);
@@ -497,6 +517,7 @@ impl Controller {
     /// Reads configuration and feed again: everything is checked before anything changes.
     async fn reload(&mut self) -> Answer {
         supervisor::reloading();
+        let _reloading = cut::operation("reload");
         let answer = match self.try_reload().await {
             Ok(message) => Answer::done(message),
             Err(error) => Answer::refused(format!("{error}\nnothing was changed")),
@@ -543,9 +564,10 @@ impl Controller {
         drain: Drain,
         commands: &mut mpsc::Receiver<Command>,
     ) -> Result<Detached, ControllerError> {
+        let _detaching = cut::operation("detach");
         self.decide(Event::StopSteering)?;
         let system = self.config.system.clone();
-        let drained = detach::drained(&system, drain);
+        let drained = detach::drained(&system, Some(self.config.mode), drain);
         tokio::pin!(drained);
         let cut = loop {
             tokio::select! {

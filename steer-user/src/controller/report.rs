@@ -146,6 +146,20 @@ pub async fn unattended(
     let Some(mode) = pins.mode() else {
         return Ok(Status::off());
     };
+    if pins.is_of_another_version() {
+        return Ok(Status {
+            state: SteeringState::Unattended,
+            mode: Some(mode.to_string()),
+            nftables: nftables(mode, breakouts).await?,
+            problems: vec![
+                "no controller runs: the programs of another version of steer steer on with the \
+                 last plan, but nobody watches the breakouts, and this version cannot read their \
+                 counters. Start it, and it takes over: steer run"
+                    .into(),
+            ],
+            ..Status::off()
+        });
+    }
     let maps = Maps::open(&pins, mode)?;
     let registry = RegistryFile::open(&system.state_dir)?;
     let generation = maps.generation_number()?.unwrap_or(0);

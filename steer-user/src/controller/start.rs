@@ -7,13 +7,14 @@ use tracing::{error, info, warn};
 
 use super::{ControllerError, Options, clsact, deadman, look::View, preflight};
 use crate::{
-    config::{Config, Mode, XdpChoice},
+    config::{Config, Mode},
     datapath::{self, Attachment, Datapath, LogLevel, PinDir},
     policy::Plan,
     system::{self, Kernel, Object, owners::Owners},
 };
 
-/// Puts everything into the box and the kernel: programs last, when all that they need is there.
+/// Puts everything into the box and the kernel but the attachments: programs come last, when all
+/// that they need is there, the state of the paths included.
 pub(super) async fn load(
     config: &Config,
     options: &Options,
@@ -21,7 +22,7 @@ pub(super) async fn load(
     objects: &[Object],
     view: &View,
     plan: &Plan,
-) -> Result<(Datapath, Vec<Attachment>, u64), ControllerError> {
+) -> Result<(Datapath, u64), ControllerError> {
     for (object, error) in system::reconcile(kernel, objects).await.failed {
         match object {
             // A link that is down takes no route; its path is down until then, too.
@@ -36,8 +37,7 @@ pub(super) async fn load(
     clsact::remove(&PinDir::new(&config.system.pin_dir), kernel, &keep).await?;
     let mut datapath = load_programs(config, options, view)?;
     let generation = datapath.maps_mut().publish(plan.image().clone())?;
-    let attachments = attach_programs(preflight::xdp_choice(config, view), &mut datapath)?;
-    Ok((datapath, attachments, generation))
+    Ok((datapath, generation))
 }
 
 /// Loads programs for the ports of a view and attaches them, with the maps that are there.
@@ -47,7 +47,7 @@ pub(super) fn attach(
     view: &View,
 ) -> Result<(Datapath, Vec<Attachment>), ControllerError> {
     let mut datapath = load_programs(config, options, view)?;
-    let attachments = attach_programs(preflight::xdp_choice(config, view), &mut datapath)?;
+    let attachments = attach_programs(config, view, &mut datapath)?;
     Ok((datapath, attachments))
 }
 
@@ -71,11 +71,12 @@ fn load_programs(
     )?)
 }
 
-fn attach_programs(
-    xdp: XdpChoice,
+pub(super) fn attach_programs(
+    config: &Config,
+    view: &View,
     datapath: &mut Datapath,
 ) -> Result<Vec<Attachment>, ControllerError> {
-    let attachments = datapath.attach(xdp)?;
+    let attachments = datapath.attach(preflight::xdp_choice(config, view))?;
     for at in &attachments {
         let adopted = at.adopted_in_words();
         info!("{}: {} by {}{adopted}", at.interface, at.program, at.hook);
@@ -84,8 +85,17 @@ fn attach_programs(
 }
 
 /// Whether an earlier controller's programs steer in this mode already.
+///
+/// What another version of steer wrote down about its steering cannot be read; that its programs
+/// are attached must do, and in redirect mode that its memory of the flows is one that we read.
 pub(super) fn adoptable(config: &Config) -> bool {
     let pins = PinDir::new(&config.system.pin_dir);
+    if pins.mode() != Some(config.mode) {
+        return false;
+    }
+    if pins.is_of_another_version() {
+        return config.mode == Mode::Mark || pins.has_flow_table();
+    }
     datapath::Maps::open(&pins, config.mode)
         .and_then(|maps| maps.paths())
         .is_ok_and(|paths| paths.state & steer_common::abi::STEERING != 0)
@@ -104,9 +114,16 @@ pub(super) fn watch_period(config: &Config, owners: &Owners, adopting: bool) -> 
     }
 }
 
-/// Takes back what a failed start left.
-pub(super) async fn undo(kernel: &mut Kernel, config: &Config) {
+/// Takes back what a failed start left: everything, or, where an earlier controller's programs
+/// steer on, what nobody uses.
+pub(super) async fn undo(kernel: &mut Kernel, config: &Config, adopting: bool) {
     let pins = PinDir::new(&config.system.pin_dir);
+    if adopting {
+        if let Err(error) = pins.forget_unused() {
+            error!("after the failed start: {error}");
+        }
+        return;
+    }
     if let Err(error) = clsact::remove(&pins, kernel, &[]).await {
         error!("after the failed start: {error}");
     }

@@ -8,6 +8,7 @@ use std::{
 use aya::programs::links::{FdLink, PinnedLink};
 
 use super::{DatapathError, PinDir};
+use crate::cut;
 
 /// The link that an earlier controller pinned, and its pin: of this version, or else of another one.
 /// The pin stays, so that the program stays attached whatever becomes of us. A dead link (its
@@ -32,6 +33,7 @@ where
         path: path.clone(),
         reason: error.to_string(),
     })?;
+    cut::point();
     // A pin that is still there holds a dead link.
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -42,6 +44,7 @@ where
         }
         _ => {}
     }
+    cut::point();
     // The pin keeps the program attached; the descriptor is not needed any more.
     link.pin(&path)
         .map(drop)

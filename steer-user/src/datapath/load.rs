@@ -15,6 +15,7 @@ use super::{
     links, maps, objects,
     tc::{self, Order, TcPlace},
 };
+use crate::cut;
 
 /// How packets are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -177,11 +178,17 @@ impl Datapath {
     ) -> Result<Self, DatapathError> {
         pins.create()?;
         maps::prepare(&pins)?;
+        if mode == Mode::Redirect {
+            maps::take_flow_table_over(&pins)?;
+        }
+        cut::point();
         let flow_seed = maps::flow_seed(&pins, mode).unwrap_or(flow_seed);
         let mut programs = ports
             .into_iter()
             .map(|port| {
-                load_program(mode, Some(&pins), &port, flow_seed, log).map(|ebpf| (port, ebpf))
+                let ebpf = load_program(mode, Some(&pins), &port, flow_seed, log)?;
+                cut::point();
+                Ok((port, ebpf))
             })
             .collect::<Result<Vec<_>, _>>()?;
         if let Some(port) = programs.first().map(|(port, _)| port) {
@@ -189,6 +196,7 @@ impl Datapath {
         }
         let mut maps = Maps::open(&pins, mode)?;
         maps.keep_flow_seed(flow_seed)?;
+        cut::point();
         let mut logs = Vec::new();
         if log == LogLevel::Debug {
             for (_, ebpf) in &mut programs {
@@ -243,6 +251,7 @@ impl Datapath {
                     Mode::Mark => tc::attach(ebpf, &lan_place(port), pins)?,
                     Mode::Redirect => attach_xdp(ebpf, port, pins, xdp)?,
                 };
+                cut::point();
                 Ok(Attachment {
                     interface: port.interface.clone(),
                     ifindex: port.ifindex,
@@ -379,6 +388,11 @@ pub(super) fn verified_instructions(ebpf: &Ebpf, program: &str) -> Option<u32> {
         .verified_instruction_count()
 }
 
+/// The pins of links: XDP in the driver, XDP in the stack.
+pub(super) const NATIVE_LINK: &str = "xdp-native";
+/// See [`NATIVE_LINK`].
+pub(super) const GENERIC_LINK: &str = "xdp-generic";
+
 /// Where the program of mark mode goes.
 fn lan_place(port: &Port) -> TcPlace<'_> {
     TcPlace {
@@ -424,8 +438,8 @@ fn attach_xdp(
         }
     };
     for (hook, name, allowed) in [
-        (Hook::NativeXdp, "xdp-native", choice != XdpChoice::Generic),
-        (Hook::GenericXdp, "xdp-generic", choice != XdpChoice::Native),
+        (Hook::NativeXdp, NATIVE_LINK, choice != XdpChoice::Generic),
+        (Hook::GenericXdp, GENERIC_LINK, choice != XdpChoice::Native),
     ] {
         let path = pins.link(name, port.ifindex);
         if !allowed {
@@ -446,11 +460,11 @@ fn attach_xdp(
     }
     let order: &[(Hook, &str, XdpMode)] = match choice {
         XdpChoice::Auto => &[
-            (Hook::NativeXdp, "xdp-native", XdpMode::Driver),
-            (Hook::GenericXdp, "xdp-generic", XdpMode::Skb),
+            (Hook::NativeXdp, NATIVE_LINK, XdpMode::Driver),
+            (Hook::GenericXdp, GENERIC_LINK, XdpMode::Skb),
         ],
-        XdpChoice::Native => &[(Hook::NativeXdp, "xdp-native", XdpMode::Driver)],
-        XdpChoice::Generic => &[(Hook::GenericXdp, "xdp-generic", XdpMode::Skb)],
+        XdpChoice::Native => &[(Hook::NativeXdp, NATIVE_LINK, XdpMode::Driver)],
+        XdpChoice::Generic => &[(Hook::GenericXdp, GENERIC_LINK, XdpMode::Skb)],
     };
     let mut refused = None;
     for &(hook, name, mode) in order {

@@ -13,6 +13,7 @@ use steer_common::{
 };
 
 use super::{DatapathError, DeadMan, Mode, PinDir, sys};
+use crate::cut;
 
 /// The key of an array.
 const KEY_BYTES: u32 = 4;
@@ -110,6 +111,7 @@ impl Maps {
         image.set_number(number);
         let data = new_plan()?;
         self.pin_plan(&data)?;
+        cut::point();
         let refused = |error| DatapathError::Map {
             map: "steer_plan",
             reason: format!("cannot make the generation immutable: {error}"),
@@ -121,9 +123,13 @@ impl Maps {
         for (index, chunk) in image.written() {
             inner.set(index, chunk, 0).map_err(failed)?;
         }
+        cut::point();
         sys::freeze(descriptor.as_fd()).map_err(refused)?;
+        cut::point();
         self.name_plan()?;
+        cut::point();
         self.generation.set(0, &inner, 0).map_err(failed)?;
+        cut::point();
         Ok(number)
     }
 
@@ -333,6 +339,29 @@ pub(super) fn pin_mark(pins: &PinDir, path: PathBuf) -> Result<(), DatapathError
             path,
             reason: error.to_string(),
         })
+}
+
+/// Pins the flow table and the clock of another version of steer as this one's, too: connections
+/// stay where they are, and while both programs run, both see the same ones.
+pub(super) fn take_flow_table_over(pins: &PinDir) -> Result<(), DatapathError> {
+    for name in ["CLOCK", "FLOWS"] {
+        let path = pins.map(name);
+        let Some(held) = pins.holders(name).find(|held| *held != path) else {
+            continue;
+        };
+        if path.exists() {
+            continue;
+        }
+        MapData::from_pin(&held)
+            .map_err(map_error(name))?
+            .pin(&path)
+            .map_err(|error| DatapathError::Pin {
+                path,
+                reason: error.to_string(),
+            })?;
+        cut::point();
+    }
+    Ok(())
 }
 
 /// The seed of the flow table that is pinned already; none where there is no table yet.

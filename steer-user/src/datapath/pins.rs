@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use steer_common::{abi, mark};
+use steer_common::{abi, flow, mark};
 
-use super::{DatapathError, Mode, exits, tc};
+use super::{DatapathError, Mode, exits, load, tc};
+use crate::cut;
 
 /// The name of the pin that says where steer's bits stand in marks begins so; their lowest follows.
 const MARK_BITS: &str = "MARK_BITS_";
@@ -34,6 +35,7 @@ impl PinDir {
     pub fn create(&self) -> Result<(), DatapathError> {
         for path in [self.maps(), self.links()] {
             fs::create_dir_all(&path).map_err(|source| DatapathError::PinDir { path, source })?;
+            cut::point();
         }
         Ok(())
     }
@@ -51,6 +53,15 @@ impl PinDir {
         remove_dir(&self.root).map_err(failed(&self.root))
     }
 
+    /// Removes this version's pins if it has attached nothing.
+    pub fn forget_unused(&self) -> Result<(), DatapathError> {
+        let links = self.links();
+        if mode_of(&entries(&links).map_err(failed(&links))?).is_none() {
+            remove_version(&self.version())?;
+        }
+        Ok(())
+    }
+
     /// Removes the pins of other versions of steer: what they held was taken over.
     pub(super) fn forget_other_versions(&self) -> Result<(), DatapathError> {
         let own = self.version();
@@ -60,20 +71,42 @@ impl PinDir {
             .try_for_each(|it| remove_version(it))
     }
 
-    /// The mode that this version's pinned maps are for.
+    /// The mode of the programs that are attached, by whichever version of steer: what their links
+    /// are pinned as. The maps would not tell: those of a start that was cut short may be anybody's.
     pub fn mode(&self) -> Option<Mode> {
-        let pinned = |name| self.map(name).exists();
-        match (pinned("GENERATION"), pinned("FLOWS")) {
-            (false, _) => None,
-            (true, false) => Some(Mode::Mark),
-            (true, true) => Some(Mode::Redirect),
-        }
+        mode_of(&self.link_pins().unwrap_or_default())
     }
 
-    /// The bits of marks that the pinned programs use, of whatever version they are; none if
-    /// nothing is pinned.
+    /// Whether programs of another version of steer are attached, and none of this one's.
+    pub fn is_of_another_version(&self) -> bool {
+        let own = entries(&self.links()).unwrap_or_default();
+        mode_of(&own).is_none() && self.mode().is_some()
+    }
+
+    /// Whether the flow table that is pinned here, by whichever version, is one that this version
+    /// reads.
+    pub fn has_flow_table(&self) -> bool {
+        self.holders("FLOWS").next().is_some()
+    }
+
+    /// The pins of a map of this name in every version, this one first.
+    pub(super) fn holders(&self, name: &str) -> impl Iterator<Item = PathBuf> {
+        let own = self.map(name);
+        let file = own.file_name().map(ToOwned::to_owned).unwrap_or_default();
+        let others = self.versions().unwrap_or_default().into_iter();
+        std::iter::once(own)
+            .chain(others.map(move |version| version.join("maps").join(&file)))
+            .filter(|pin| pin.exists())
+    }
+
+    /// The bits of marks that the attached programs use, of whatever version they are; none if
+    /// nothing is attached: what a start that was cut short pinned binds nobody.
     pub fn mark_bits(&self) -> Result<Option<mark::Bits>, DatapathError> {
         for version in self.versions()? {
+            let links = version.join("links");
+            if mode_of(&entries(&links).map_err(failed(&links))?).is_none() {
+                continue;
+            }
             let path = version.join("maps");
             let pins = entries(&path).map_err(failed(&path))?;
             let named = pins.iter().find_map(|pin| {
@@ -174,13 +207,18 @@ impl PinDir {
             let stays = index.parse().is_ok_and(|index| indexes.contains(&index));
             if is_meant(kind) && !stays {
                 fs::remove_file(&pin).map_err(wrap)?;
+                cut::point();
             }
         }
         Ok(())
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+        match name {
+            // They may outlive the rest of their version.
+            "FLOWS" | "CLOCK" => self.maps().join(format!("{name}-{:016x}", flow::LAYOUT)),
+            _ => self.maps().join(name),
+        }
     }
 
     /// BPF file systems refuse names with dots, and interfaces (VLANs) have them: so by index.
@@ -201,6 +239,19 @@ impl PinDir {
     }
 }
 
+/// The mode that the programs of these links are of, those on the LAN.
+fn mode_of(links: &[PathBuf]) -> Option<Mode> {
+    links.iter().find_map(|pin| {
+        let (kind, _) = pin.file_name()?.to_str()?.rsplit_once('-')?;
+        match kind {
+            tc::FILTER_MARK => Some(Mode::Mark),
+            kind if tc::Order::is_pin(kind) => Some(Mode::Mark),
+            load::NATIVE_LINK | load::GENERIC_LINK => Some(Mode::Redirect),
+            _ => None,
+        }
+    })
+}
+
 /// Removes the pins of one version. Links go first: a program without its maps' pins still works,
 /// but nobody could read its counters.
 fn remove_version(version: &Path) -> Result<(), DatapathError> {
@@ -208,8 +259,10 @@ fn remove_version(version: &Path) -> Result<(), DatapathError> {
         let part = version.join(part);
         for pin in entries(&part).map_err(failed(&part))? {
             fs::remove_file(&pin).map_err(failed(&pin))?;
+            cut::point();
         }
         remove_dir(&part).map_err(failed(&part))?;
+        cut::point();
     }
     remove_dir(version).map_err(failed(version))
 }

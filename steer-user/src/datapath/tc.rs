@@ -29,6 +29,11 @@ impl Order {
         }
     }
 
+    /// Whether a pin of this kind is a link of ours on a LAN.
+    pub(super) fn is_pin(kind: &str) -> bool {
+        [Self::Last, Self::First].iter().any(|it| it.pin() == kind)
+    }
+
     const fn other(self) -> Self {
         match self {
             Self::Last => Self::First,

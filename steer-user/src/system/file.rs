@@ -7,15 +7,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::cut;
+
 /// Puts a text in place of a file's. The directory is made if need be.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
     let unfinished = unfinished(path);
     let mut file = fs::File::create(&unfinished)?;
+    cut::point();
     file.write_all(text)?;
     file.sync_all()?;
+    cut::point();
     fs::rename(&unfinished, path)?;
+    cut::point();
     fs::File::open(directory)?.sync_all()
 }
 
@@ -24,7 +29,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     for path in [&unfinished(path), path] {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            _ => cut::point(),
         }
     }
     Ok(())

@@ -43,6 +43,11 @@ impl Kernel {
         UndoRecord::at(self.undo.clone())
     }
 
+    /// Removes the file of the record when nothing is on record.
+    pub(crate) fn forget_undo_record(&self) -> Result<(), SystemError> {
+        self.undo_record().remove_if_empty()
+    }
+
     /// The sysctls whose previous values are on record, with the values steer gave them.
     pub(super) fn recorded_sysctls(&self) -> Result<Vec<Sysctl>, SystemError> {
         self.undo_record().sysctls()

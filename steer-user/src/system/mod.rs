@@ -37,6 +37,8 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::cut;
+
 pub use self::{
     error::SystemError,
     interface::InterfaceName,
@@ -407,6 +409,7 @@ pub async fn remove_all(kernel: &mut Kernel, objects: &[Object]) -> Vec<(Object,
         if let Err(error) = object.remove(kernel).await {
             failed.push((object.clone(), error));
         }
+        cut::point();
     }
     failed
 }
@@ -438,6 +441,7 @@ async fn repair(kernel: &mut Kernel, object: &Object) -> Result<Presence, System
     let found = object.present(kernel).await?;
     if found != Presence::Present {
         object.apply(kernel).await?;
+        cut::point();
     }
     Ok(found)
 }

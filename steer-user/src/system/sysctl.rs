@@ -11,6 +11,7 @@ use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Family, InterfaceName, Kernel, Presence, SystemError, file};
+use crate::cut;
 
 /// One value below `/proc/sys/net`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,7 @@ impl Sysctl {
                 },
             );
         })?;
+        cut::point();
         self.write(&self.value)?;
         Ok(Change::Made)
     }
@@ -95,6 +97,7 @@ impl Sysctl {
             self.write(&undo.previous)?;
             change = Change::Made;
         }
+        cut::point();
         record.edit(|sysctls| {
             sysctls.remove(&self.key);
         })?;
@@ -195,7 +198,7 @@ impl UndoRecord {
         let mut sysctls = self.read()?;
         edit(&mut sysctls);
         let written = if sysctls.is_empty() {
-            fs::remove_file(&self.path)
+            durable::remove(&self.path)
         } else {
             let file = File {
                 boot: self.boot()?,
@@ -206,6 +209,14 @@ impl UndoRecord {
                 .and_then(|text| file::replace(&self.path, &text))
         };
         written.map_err(|source| self.failed(source))
+    }
+
+    /// Removes the file when it says nothing any more, and what a crash left of one.
+    pub(super) fn remove_if_empty(&self) -> Result<(), SystemError> {
+        if self.read()?.is_empty() {
+            durable::remove(&self.path).map_err(|source| self.failed(source))?;
+        }
+        Ok(())
     }
 
     fn boot(&self) -> Result<String, SystemError> {
