@@ -273,7 +273,6 @@ impl Controller {
     fn steer(&mut self, view: View) -> Result<(), ControllerError> {
         self.hear(&view);
         self.see(view)?;
-        self.beat();
         self.attachments = attach_programs(&self.config, &self.view, &mut self.datapath)?;
         Ok(())
     }
