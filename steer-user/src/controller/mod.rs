@@ -224,7 +224,10 @@ impl Controller {
                 return Err(error);
             }
         };
-        path_ids.keep(&config)?;
+        if let Err(error) = path_ids.keep(&config) {
+            undo(&mut kernel, &config, adopting).await;
+            return Err(error);
+        }
         if watch.is_zero() {
             info!("steering starts");
         } else {

@@ -198,7 +198,7 @@ impl UndoRecord {
         let mut sysctls = self.read()?;
         edit(&mut sysctls);
         let written = if sysctls.is_empty() {
-            durable::remove(&self.path)
+            file::remove(&self.path)
         } else {
             let file = File {
                 boot: self.boot()?,
@@ -214,7 +214,7 @@ impl UndoRecord {
     /// Removes the file when it says nothing any more, and what a crash left of one.
     pub(super) fn remove_if_empty(&self) -> Result<(), SystemError> {
         if self.read()?.is_empty() {
-            durable::remove(&self.path).map_err(|source| self.failed(source))?;
+            file::remove(&self.path).map_err(|source| self.failed(source))?;
         }
         Ok(())
     }
