@@ -59,13 +59,16 @@ fn renew_breakout(lab: &Lab) {
     )
     .unwrap();
     let (lan4, lan6) = lab.lan();
-    let mut isp = format!(
+    let lan = match lab.options.lan {
+        LanKind::Private => String::new(),
+        LanKind::Public => {
+            format!("route replace {lan4} via {v4}\nroute replace {lan6} via {v6}\n")
+        }
+    };
+    let isp = format!(
         "link set {far} up\naddr add {gateway4}/30 dev {far}\n\
-         addr add {gateway6}/64 dev {far} nodad\n"
+         addr add {gateway6}/64 dev {far} nodad\n{lan}"
     );
-    if lab.options.lan == LanKind::Public {
-        isp += &format!("route replace {lan4} via {v4}\nroute replace {lan6} via {v6}\n");
-    }
     lab.isp
         .output("ethtool", &["-K", far, "gro", "on"])
         .unwrap();
