@@ -7,7 +7,7 @@ use std::{
     path::{Path as FilePath, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail, ensure};
@@ -199,6 +199,7 @@ impl Lab {
             leaks_expected: AtomicBool::new(false),
         };
         lab.judge_sources()?;
+        lab.wait_for_links()?;
         Ok(lab)
     }
 
@@ -309,6 +310,32 @@ impl Lab {
 
     fn isp_routes(&self, breakout: &Breakout) -> String {
         isp_routes(self.options.lan, breakout)
+    }
+}
+
+impl Lab {
+    /// Waits until the kernel has taken notice of every carrier, which it does up to a second later
+    /// and in its own time: until then routes are dead, and a picture of the router still changes.
+    fn wait_for_links(&self) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_mins(1);
+        let started = Instant::now();
+        for namespace in [&self.router, &self.client, &self.isp, &self.backbone] {
+            loop {
+                let routes = namespace.output("ip", &["-4", "route", "show", "table", "all"])?;
+                let dead = routes.contains("linkdown");
+                let addresses = namespace.output("ip", &["-6", "-o", "address", "show"])?;
+                if !dead && !addresses.contains("tentative") {
+                    break;
+                }
+                ensure!(
+                    started.elapsed() < PATIENCE,
+                    "the links of {} do not come up:\n{routes}{addresses}",
+                    namespace.name()
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
     }
 }
 
