@@ -133,6 +133,8 @@ impl<'lab> Steer<'lab> {
             arguments: vec![],
             log: lab.directory().join("steer.log"),
             under: vec![],
+            binary: binary()?.to_owned(),
+            cut: None,
             detached: false,
         };
         steer.run()?;
