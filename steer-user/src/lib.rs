@@ -11,5 +11,7 @@ pub mod datapath;
 pub mod doctor;
 pub mod endpoints;
 pub mod init;
+pub mod paths;
 pub mod policy;
+pub mod probe;
 pub mod system;

@@ -157,6 +157,7 @@ pub fn run(options: &Options) -> Result<usize> {
     let captures = lab.capture()?;
     let settings = Settings {
         mode: options.mode,
+        health: String::new(),
         ..Settings::default()
     };
     let steer = Steer::start(&lab, &settings)?;

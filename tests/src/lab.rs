@@ -16,7 +16,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::{
     m365,
     namespace::{Namespace, execute},
-    server::{Server, Site},
+    server::{Server, Site, authority},
     wan::{Conditions, Wan},
     wire::{Capture, Captures},
 };
@@ -160,6 +160,7 @@ impl Lab {
         ];
         let directory = std::env::temp_dir().join(&prefix);
         fs::create_dir_all(&directory)?;
+        fs::write(directory.join(AUTHORITY), &authority()?.pem)?;
         for transit in [&router, &backbone, &hq, &isp] {
             transit.sysctl("net.ipv4.ip_forward", 1)?;
             transit.sysctl("net.ipv6.conf.all.forwarding", 1)?;
@@ -252,6 +253,11 @@ impl Lab {
     /// A directory of this lab alone, removed with it.
     pub fn directory(&self) -> &FilePath {
         &self.directory
+    }
+
+    /// The certificate of who issued those of the front doors, in PEM.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.join(AUTHORITY)
     }
 
     /// Where a steer of this lab pins its kernel objects.
@@ -605,6 +611,9 @@ fn isp_routes(kind: LanKind, breakout: &Breakout) -> String {
         }
     }
 }
+
+/// The file of the front doors' authority.
+const AUTHORITY: &str = "authority.pem";
 
 const BPF_FS: &str = "/sys/fs/bpf";
 

@@ -3,6 +3,9 @@
 //! Every request ends with `#` and a token (a line of it in TCP, a datagram of it in UDP); the
 //! answer is `<site> <source address and port as seen here> #<token>`. A request without `#` gets
 //! no answer: that is one-way traffic. TCP connections stay open for more lines.
+//!
+//! What begins as a TLS hello is shaken hands with, with a certificate of the lab's own authority
+//! ([`authority`]), and a STUN binding request is answered: that is what steer probes with.
 
 use std::{
     collections::HashMap,
@@ -11,13 +14,13 @@ use std::{
     net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
@@ -25,6 +28,7 @@ use nix::{
         sockopt::Ipv6RecvPacketInfo,
     },
 };
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde::Serialize;
 
 use crate::namespace::Namespace;
@@ -116,6 +120,64 @@ fn answer(site: Site, source: SocketAddr, request: &[u8]) -> Option<Vec<u8>> {
     Some([format!("{site} {source} ").as_bytes(), token].concat())
 }
 
+/// Who the front doors' certificates are by, and the front doors' own side of TLS.
+#[derive(Debug)]
+pub struct Authority {
+    /// Its certificate, in PEM.
+    pub pem: String,
+    tls: Arc<rustls::ServerConfig>,
+}
+
+/// The first byte of a TLS record with a part of a handshake.
+const HANDSHAKE: u8 = 22;
+
+/// The names that the front doors' certificates hold.
+const NAMES: [&str; 3] = [
+    "outlook.cloud.microsoft",
+    "outlook.office.com",
+    "outlook.office365.com",
+];
+
+/// The lab's authority, one for the process.
+pub fn authority() -> Result<&'static Authority> {
+    static AUTHORITY: OnceLock<Result<Authority, String>> = OnceLock::new();
+    AUTHORITY
+        .get_or_init(|| Authority::make().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("{error}"))
+}
+
+impl Authority {
+    fn make() -> Result<Self> {
+        let mut parameters = CertificateParams::new(vec![])?;
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let names: Vec<String> = NAMES.map(Into::into).into();
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )?;
+        Ok(Self {
+            pem: issuer.pem(),
+            tls: Arc::new(tls),
+        })
+    }
+}
+
+/// The success of a STUN binding request (RFC 8489) without attributes; nothing for anything else, as
+/// for what the lab's clients say to a media relay.
+fn stun_answer(request: &[u8]) -> Option<Vec<u8>> {
+    let header: &[u8; 20] = request.try_into().ok()?;
+    let is_request = header[..2] == [0, 1] && header[4..8] == [0x21, 0x12, 0xa4, 0x42];
+    is_request.then(|| [&[1, 1, 0, 0], &header[4..]].concat())
+}
+
 struct Responder {
     site: Site,
     listeners: Vec<TcpListener>,
@@ -127,6 +189,7 @@ struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
     pending: Vec<u8>,
+    tls: Option<rustls::ServerConnection>,
 }
 
 impl Responder {
@@ -176,6 +239,7 @@ impl Responder {
                     stream,
                     peer,
                     pending: vec![],
+                    tls: None,
                 },
             );
         }
@@ -195,6 +259,9 @@ impl Connection {
                 Err(_) => return false,
             }
         }
+        if self.tls.is_some() || self.pending.first() == Some(&HANDSHAKE) {
+            return self.shake_hands().is_ok();
+        }
         while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.pending.drain(..=end).collect();
             // Answers are a few bytes: a full send buffer means that the client reads nothing.
@@ -204,6 +271,27 @@ impl Connection {
             }
         }
         true
+    }
+}
+
+impl Connection {
+    /// Takes in what has arrived of a TLS handshake and answers it.
+    fn shake_hands(&mut self) -> Result<()> {
+        if self.tls.is_none() {
+            let config = Arc::clone(&authority()?.tls);
+            self.tls = Some(rustls::ServerConnection::new(config)?);
+        }
+        let tls = self.tls.as_mut().context("it was made before")?;
+        let arrived = std::mem::take(&mut self.pending);
+        let mut arrived = &arrived[..];
+        while !arrived.is_empty() {
+            tls.read_tls(&mut arrived)?;
+            tls.process_new_packets()?;
+        }
+        while tls.wants_write() {
+            tls.write_tls(&mut self.stream)?;
+        }
+        Ok(())
     }
 }
 
@@ -236,7 +324,8 @@ fn serve_datagrams(site: Site, socket: &UdpSocket) {
         // The route decides the interface, as it would for TCP.
         info.ipi6_ifindex = 0;
         let source = SocketAddr::V6(SocketAddrV6::from(peer));
-        let Some(reply) = answer(site, source, &buffer[..length]) else {
+        let request = &buffer[..length];
+        let Some(reply) = stun_answer(request).or_else(|| answer(site, source, request)) else {
             continue;
         };
         let _ = sendmsg(

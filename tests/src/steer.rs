@@ -50,6 +50,9 @@ pub struct Settings {
     pub watch_period: Duration,
     /// More lines for the `[[lan]]` table, such as `exclude_sources`.
     pub lan: String,
+    /// The lines of `[health]`. The default switches probes off: a test that is not about them
+    /// wants no packets but its own.
+    pub health: String,
     /// More lines for the end of the file, such as `[select]` or `[feed]`.
     pub more: String,
     /// What starts `steer run`, such as `setpriv` with its options; empty: nothing.
@@ -67,10 +70,20 @@ impl Default for Settings {
             reload_on_change: false,
             watch_period,
             lan: String::new(),
+            health: NO_PROBES.into(),
             more: String::new(),
             under: Vec::new(),
             arguments: vec![],
         }
+    }
+}
+
+const NO_PROBES: &str = "probes = \"off\"";
+
+impl Settings {
+    /// Whether breakouts are probed, so that they are up only once a target has answered.
+    fn probes(&self) -> bool {
+        !self.health.contains(NO_PROBES)
     }
 }
 
@@ -98,6 +111,12 @@ impl<'lab> Steer<'lab> {
         let mut steer = Self::prepare(lab, settings)?;
         steer.run()?;
         steer.wait_until_steering(settings.watch_period + PATIENCE)?;
+        if settings.probes() {
+            steer.wait_for("every breakout is up", |status| {
+                let breakouts = status["breakouts"].as_array();
+                breakouts.is_some_and(|all| all.iter().all(|it| it["state"] == "up"))
+            })?;
+        }
         Ok(steer)
     }
 
@@ -186,6 +205,24 @@ impl<'lab> Steer<'lab> {
             if Instant::now() > deadline {
                 bail!(
                     "steer is not steering after {patience:?} ({said}):\n{}",
+                    self.log()
+                );
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the status is as wanted, and returns it.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status()?;
+            if wanted(&status) {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "not within {PATIENCE:?}: {what}: {status:#}\n{}",
                     self.log()
                 );
             }
@@ -455,6 +492,7 @@ fn config_text(lab: &Lab, settings: &Settings) -> String {
         reload_on_change,
         watch_period,
         lan,
+        health,
         more,
         under: _,
         arguments: _,
@@ -486,11 +524,13 @@ fn config_text(lab: &Lab, settings: &Settings) -> String {
          [backbone]\ninterface = \"bb0\"\n\
          {breakouts}\
          [mark]\nwatch_period = \"{watch}ms\"\n\
+         [health]\ntrust = \"{authority}\"\n{health}\n\
          [system]\npin_dir = \"{pins}\"\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\n\
          {more}\n",
         mode = mode.name(),
         breakouts = breakouts.concat(),
         watch = watch_period.as_millis(),
+        authority = lab.authority().display(),
         pins = lab.pin_directory().display(),
         state = directory.join("state").display(),
         run = directory.join("run").display(),

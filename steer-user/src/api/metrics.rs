@@ -279,18 +279,81 @@ impl Families<'_> {
     }
 
     fn breakouts(&mut self, breakouts: &[BreakoutStatus]) -> fmt::Result {
+        let named = |it: &BreakoutStatus| {
+            vec![
+                ("id", it.id.to_string()),
+                ("breakout", it.name.clone()),
+                ("interface", it.interface.clone()),
+            ]
+        };
+        let is = |state| move |it: &BreakoutStatus| u64::from(it.state == state);
         self.gauge(
             "breakout_up",
-            "Whether new flows take the breakout; `steer status` says why not",
+            "Whether the breakout is up; `steer status` says why not",
             None,
-            breakouts.iter().map(|it| {
-                let labels = vec![
-                    ("id", it.id.to_string()),
-                    ("breakout", it.name.clone()),
-                    ("interface", it.interface.clone()),
-                ];
-                (labels, u64::from(it.state == PathHealth::Up))
-            }),
+            breakouts
+                .iter()
+                .map(|it| (named(it), is(PathHealth::Up)(it))),
+        )?;
+        self.gauge(
+            "breakout_degraded",
+            "Whether the breakout carries packets, but badly",
+            None,
+            breakouts
+                .iter()
+                .map(|it| (named(it), is(PathHealth::Degraded)(it))),
+        )?;
+        self.counter(
+            "reset",
+            "Flows that were reset because their breakout went down",
+            Some(&Unit::Other("flows".into())),
+            breakouts.iter().map(|it| (named(it), it.flows_reset)),
+        )?;
+        self.probes(breakouts)
+    }
+
+    fn probes(&mut self, breakouts: &[BreakoutStatus]) -> fmt::Result {
+        let all = || {
+            breakouts.iter().flat_map(|it| {
+                it.probes.iter().map(move |probe| {
+                    let labels = vec![
+                        ("breakout", it.name.clone()),
+                        ("kind", probe.kind.clone()),
+                        ("target", probe.target.clone()),
+                    ];
+                    (labels, probe)
+                })
+            })
+        };
+        self.fractions(
+            "probe_rtt",
+            "The smoothed time to a target's answer",
+            Some(&Unit::Seconds),
+            all().filter_map(|(labels, it)| Some((labels, it.rtt_ms? / 1000.0))),
+        )?;
+        self.fractions(
+            "probe_jitter",
+            "The smoothed deviation from that time",
+            Some(&Unit::Seconds),
+            all().filter_map(|(labels, it)| Some((labels, it.jitter_ms? / 1000.0))),
+        )?;
+        self.fractions(
+            "probe_loss_ratio",
+            "The share of the latest probes without an answer",
+            None,
+            all().map(|(labels, it)| (labels, it.loss)),
+        )?;
+        self.counter(
+            "answered",
+            "Probes that were answered",
+            Some(&Unit::Other("probes".into())),
+            all().map(|(labels, it)| (labels, it.answered)),
+        )?;
+        self.counter(
+            "lost",
+            "Probes that got no answer, or a wrong one",
+            Some(&Unit::Other("probes".into())),
+            all().map(|(labels, it)| (labels, it.lost)),
         )
     }
 
@@ -386,6 +449,22 @@ impl Families<'_> {
         family.encode_info(labels)
     }
 
+    fn fractions(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
     fn gauge(
         &mut self,
         name: &str,
@@ -435,7 +514,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::api::{ClassCounter, FeedStatus};
+    use crate::api::{ClassCounter, FeedStatus, ProbeStatus};
 
     /// A status in which every field says something.
     fn full() -> Status {
@@ -477,8 +556,21 @@ mod tests {
                 interface: "brk0".into(),
                 state: PathHealth::Up,
                 reason: None,
+                notes: vec![],
                 gateway: None,
                 gateway6: None,
+                probes: vec![ProbeStatus {
+                    target: "13.107.6.152:443".into(),
+                    kind: "tls".into(),
+                    name: None,
+                    rtt_ms: Some(8.5),
+                    jitter_ms: Some(0.25),
+                    loss: 0.25,
+                    answered: 12,
+                    lost: 4,
+                    trouble: None,
+                }],
+                flows_reset: 7,
             }],
             counters: vec![
                 counter(Some("fiber"), u64::MAX / 1000),
@@ -557,6 +649,21 @@ mod tests {
             )
         };
         let most = u64::MAX / 1000;
+        let probed = [
+            ("rtt_seconds", "0.0085"),
+            ("jitter_seconds", "0.00025"),
+            ("loss_ratio", "0.25"),
+        ]
+        .map(|(what, value)| (format!("steer_probe_{what}"), value))
+        .into_iter()
+        .chain([
+            ("steer_answered_probes_total".to_owned(), "12"),
+            ("steer_lost_probes_total".to_owned(), "4"),
+        ])
+        .map(|(name, value)| {
+            let target = r#"{breakout="fiber",kind="tls",target="13.107.6.152:443"}"#;
+            (format!("{name}{target}"), value.to_owned())
+        });
         let expected: BTreeMap<String, String> = [
             (
                 r#"steer_controller_info{version="1.2.3",mode="mark"}"#.to_owned(),
@@ -594,6 +701,14 @@ mod tests {
                 r#"steer_breakout_up{id="1",breakout="fiber",interface="brk0"}"#.to_owned(),
                 1,
             ),
+            (
+                r#"steer_breakout_degraded{id="1",breakout="fiber",interface="brk0"}"#.to_owned(),
+                0,
+            ),
+            (
+                r#"steer_reset_flows_total{id="1",breakout="fiber",interface="brk0"}"#.to_owned(),
+                7,
+            ),
             (format!("steer_traffic_packets_total{}", set("fiber")), most),
             (format!("steer_traffic_packets_total{}", set("")), 5),
             (
@@ -619,7 +734,9 @@ mod tests {
             ),
         ]
         .map(|(name, value)| (name, value.to_string()))
-        .into();
+        .into_iter()
+        .chain(probed)
+        .collect();
         assert_eq!(samples, expected);
     }
 

@@ -18,7 +18,7 @@ pub use metrics::{Metrics, open_metrics};
 pub use server::{Command, Server, serve};
 pub use status::{
     BreakoutStatus, ClassCounter, DeadManBreakout, DeadManStatus, FeedStatus, LanStatus, NftStatus,
-    PathHealth, PlanStatus, Status, SteeringState,
+    PathHealth, PlanStatus, ProbeStatus, Status, SteeringState,
 };
 
 use serde::{Deserialize, Serialize};

@@ -99,12 +99,14 @@ pub struct LanStatus {
 pub enum PathHealth {
     /// It is.
     Up,
+    /// It carries packets, but badly; the configuration says what that means.
+    Degraded,
     /// It is not.
     Down,
 }
 
 /// A way out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BreakoutStatus {
     /// The path id of marks, tables and counters.
     pub id: u8,
@@ -114,12 +116,44 @@ pub struct BreakoutStatus {
     pub interface: String,
     /// Whether it is taken.
     pub state: PathHealth,
-    /// Why not.
+    /// Why not, or what is bad.
     pub reason: Option<String>,
+    /// What else is known of a breakout that is down.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
     /// The IPv4 next hop.
     pub gateway: Option<String>,
     /// The IPv6 next hop.
     pub gateway6: Option<String>,
+    /// What is probed over it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub probes: Vec<ProbeStatus>,
+    /// Flows that were reset because it went down, since the controller's start.
+    #[serde(default)]
+    pub flows_reset: u64,
+}
+
+/// A target of probes over one breakout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// Address and port.
+    pub target: String,
+    /// `tls` or `stun`.
+    pub kind: String,
+    /// The name that is asked for.
+    pub name: Option<String>,
+    /// The smoothed time to an answer, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// The smoothed deviation from it.
+    pub jitter_ms: Option<f64>,
+    /// The share of the latest probes without an answer, 0.0 to 1.0.
+    pub loss: f64,
+    /// Probes that were answered, since the breakout is probed.
+    pub answered: u64,
+    /// Probes that were not.
+    pub lost: u64,
+    /// Why the last one was not; none if it was.
+    pub trouble: Option<String>,
 }
 
 /// Packets and bytes of one set on one path.

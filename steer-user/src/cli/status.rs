@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 
 use super::{ControllerOptions, Failure, block_on, print_json};
 use crate::{
-    api::{Client, ClientError, PathHealth, Status, SteeringState},
+    api::{BreakoutStatus, Client, ClientError, PathHealth, Status, SteeringState},
     controller,
 };
 
@@ -74,6 +74,9 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
     for breakout in &status.breakouts {
         let state = match (&breakout.state, &breakout.reason) {
             (PathHealth::Up, _) => "up".to_owned(),
+            (PathHealth::Degraded, reason) => {
+                format!("DEGRADED: {}", reason.as_deref().unwrap_or("?"))
+            }
             (PathHealth::Down, Some(reason)) => format!("DOWN: {reason}"),
             (PathHealth::Down, None) => "DOWN".to_owned(),
         };
@@ -93,6 +96,7 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
                 gateways.join(" and ")
             },
         )?;
+        probes(&mut out, breakout)?;
     }
     dead_man(&mut out, status)?;
     if !status.counters.is_empty() {
@@ -145,6 +149,29 @@ fn dead_man(out: &mut String, status: &Status) -> std::fmt::Result {
             )?,
             (true, true, false) => writeln!(out, "dead-man  {name}: no sign that it is dead")?,
             (false, true, _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What else is known of a breakout, a line for each thing.
+fn probes(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
+    for note in &breakout.notes {
+        writeln!(out, "          {note}")?;
+    }
+    if breakout.flows_reset > 0 {
+        writeln!(out, "          {} flows were reset", breakout.flows_reset)?;
+    }
+    for probe in &breakout.probes {
+        write!(out, "  probe   {} {}: ", probe.kind, probe.target)?;
+        match (probe.rtt_ms, probe.jitter_ms) {
+            (Some(rtt), Some(jitter)) => write!(out, "{rtt:.1} ms, give or take {jitter:.1}")?,
+            _ => write!(out, "never answered")?,
+        }
+        write!(out, "; loss {:.0} %", probe.loss * 100.0)?;
+        match &probe.trouble {
+            Some(trouble) => writeln!(out, "; last: {trouble}")?,
+            None => writeln!(out)?,
         }
     }
     Ok(())

@@ -7,6 +7,7 @@
 pub mod cases;
 mod defaults;
 mod error;
+mod health;
 mod locate;
 mod schema;
 mod validate;
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 
 pub use self::{
     error::{ConfigError, ConfigProblem},
+    health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
     written::{Difference, Written},
 };
 use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
@@ -36,7 +38,7 @@ pub use crate::{
 pub const SAMPLE: &str = include_str!("../../steer.toml");
 
 /// A checked configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Whether the running controller reads it again by itself when the file changes.
     pub reload_on_change: bool,
@@ -56,6 +58,8 @@ pub struct Config {
     pub mark: MarkConfig,
     /// Redirect mode.
     pub redirect: RedirectConfig,
+    /// How breakouts are watched.
+    pub health: HealthConfig,
     /// Metrics for a monitoring system.
     pub metrics: MetricsConfig,
     /// Where steer keeps things on this machine.
@@ -146,6 +150,10 @@ pub struct Breakout {
     pub priority: u8,
     /// The share among breakouts of equal priority, 1 to 100.
     pub weight: u8,
+    /// What it being down means for new flows.
+    pub when_down: WhenDown,
+    /// How often its targets are probed; none: as [`HealthConfig::interval`] has it.
+    pub probe_interval: Option<Duration>,
 }
 
 /// Mark mode.

@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::health::RawHealth;
+
 pub(super) type Text = Spanned<String>;
 pub(super) type Number = Spanned<i64>;
 
@@ -25,6 +27,8 @@ pub(super) struct RawConfig {
     pub mark: RawMark,
     #[serde(default)]
     pub redirect: RawRedirect,
+    #[serde(default)]
+    pub health: RawHealth,
     #[serde(default)]
     pub metrics: RawMetrics,
     #[serde(default)]
@@ -90,6 +94,8 @@ pub(super) struct RawBreakout {
     pub valid_sources: Vec<Text>,
     pub priority: Option<Number>,
     pub weight: Option<Number>,
+    pub when_down: Option<Text>,
+    pub probe_interval: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

@@ -33,6 +33,8 @@ gateway6 = "fe80::1"
 valid_sources = ["2001:db8::/48"]
 priority = 2
 weight = 3
+when_down = "hold"
+probe_interval = "10s"
 [mark]
 mask = 0x3f000000
 watch_period = "1s"
@@ -41,6 +43,22 @@ nat = "external"
 route_tables = ["main", 52]
 [redirect]
 xdp = "generic"
+[health]
+probes = "off"
+targets = [{ tls = "2001:db8::1", name = "a.example" }, { stun = "192.0.2.9:3479" }]
+interval = "500ms"
+quorum = 2
+down_after = 4
+up_after = 6
+hold = "2s"
+max_hold = "4s"
+loss_percent = 10
+latency = "7ms"
+jitter = "8ms"
+when_degraded = "keep"
+on_path_loss = "keep"
+identity = "any"
+trust = "/t.pem"
 [metrics]
 listen = "192.0.2.7:9365"
 allow_remote = true
@@ -205,6 +223,8 @@ fn every_key_arrives() {
             valid_sources: vec!["2001:db8::/48".parse().unwrap()],
             priority: 2,
             weight: 3,
+            when_down: WhenDown::Hold,
+            probe_interval: Some(Duration::from_secs(10)),
         }],
         mark: MarkConfig {
             bits: MarkBits::DEFAULT,
@@ -216,6 +236,34 @@ fn every_key_arrives() {
         },
         redirect: RedirectConfig {
             xdp: XdpChoice::Generic,
+        },
+        health: HealthConfig {
+            probes: false,
+            targets: vec![
+                Target {
+                    kind: ProbeKind::Tls,
+                    address: "[2001:db8::1]:443".parse().unwrap(),
+                    names: vec!["a.example".into()],
+                },
+                Target {
+                    kind: ProbeKind::Stun,
+                    address: "192.0.2.9:3479".parse().unwrap(),
+                    names: vec![],
+                },
+            ],
+            interval: Duration::from_millis(500),
+            quorum: Some(2),
+            down_after: 4,
+            up_after: 6,
+            hold: Duration::from_secs(2),
+            max_hold: Duration::from_secs(4),
+            loss: 0.1,
+            latency: Duration::from_millis(7),
+            jitter: Duration::from_millis(8),
+            when_degraded: WhenDegraded::Keep,
+            on_path_loss: OnPathLoss::Keep,
+            identity: Identity::Any,
+            trust: Some("/t.pem".into()),
         },
         metrics: MetricsConfig {
             listen: Some("192.0.2.7:9365".parse().unwrap()),
@@ -261,6 +309,10 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "# gateway6 =",
         "# include = [\n",
         "# listen =",
+        "# targets = [\n",
+        "# probe_interval =",
+        "# quorum =",
+        "# trust =",
     ];
     let written_out: String = SAMPLE
         .lines()
@@ -287,6 +339,9 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "weight",
         "watch_period",
         "xdp",
+        "when_down",
+        "max_hold",
+        "on_path_loss",
         "allow_remote",
         "pin_dir",
     ] {

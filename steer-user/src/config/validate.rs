@@ -50,7 +50,7 @@ pub(super) fn config(text: &str, raw: RawConfig) -> Result<Config, Vec<ConfigPro
 }
 
 /// Collects problems; what it returns beside a problem is only a placeholder.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     text: &'a str,
     problems: Vec<ConfigProblem>,
 }
@@ -85,7 +85,7 @@ impl Checker<'_> {
             .collect();
         let breakouts: Vec<Breakout> = (1_u8..)
             .zip(raw.breakout)
-            .map(|(id, breakout)| self.breakout(id, breakout))
+            .map(|(id, breakout)| self.breakout(id, breakout, mode))
             .collect();
 
         self.lans_are_distinct(&lans, &spans);
@@ -104,6 +104,7 @@ impl Checker<'_> {
             redirect: RedirectConfig {
                 xdp: self.one_of(raw.redirect.xdp, &xdp, defaults::XDP),
             },
+            health: self.health(raw.health, mode),
             metrics: self.metrics(raw.metrics),
             system: self.system(raw.system),
             written: Written::of(self.text),
@@ -336,7 +337,7 @@ impl Checker<'_> {
         vlans
     }
 
-    fn breakout(&mut self, position: u8, raw: RawBreakout) -> Breakout {
+    fn breakout(&mut self, position: u8, raw: RawBreakout, mode: Mode) -> Breakout {
         Breakout {
             id: self.path_id(raw.id, position),
             name: self.name(raw.name),
@@ -346,6 +347,8 @@ impl Checker<'_> {
             valid_sources: self.prefixes(raw.valid_sources),
             priority: self.within_100(raw.priority, defaults::PRIORITY),
             weight: self.within_100(raw.weight, defaults::WEIGHT),
+            when_down: self.when_down(raw.when_down, mode),
+            probe_interval: raw.probe_interval.map(|text| self.probe_interval(&text)),
         }
     }
 
@@ -553,7 +556,7 @@ impl Checker<'_> {
         }
     }
 
-    fn folder(&mut self, text: Option<Text>, default: &str) -> PathBuf {
+    pub(super) fn folder(&mut self, text: Option<Text>, default: &str) -> PathBuf {
         let Some(text) = text else {
             return default.into();
         };
@@ -740,7 +743,12 @@ impl Checker<'_> {
         }
     }
 
-    fn one_of<T: Copy>(&mut self, text: Option<Text>, words: &[(&str, T)], default: T) -> T {
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        text: Option<Text>,
+        words: &[(&str, T)],
+        default: T,
+    ) -> T {
         let Some(text) = text else { return default };
         let found = words
             .iter()
@@ -763,7 +771,12 @@ impl Checker<'_> {
         )
     }
 
-    fn wrong(&mut self, span: Range<usize>, reason: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn wrong(
+        &mut self,
+        span: Range<usize>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.problems
             .push(ConfigProblem::at(self.text, span, reason, remedy));
     }

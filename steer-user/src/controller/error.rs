@@ -8,6 +8,7 @@ use crate::{
     datapath::{DatapathError, Mode},
     endpoints::FeedError,
     policy::PlanError,
+    probe::TrustError,
     system::{MarkBits, SystemError},
 };
 
@@ -32,6 +33,9 @@ pub enum ControllerError {
     /// The kernel refuses something of BPF.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    /// Nobody can be believed.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A LAN interface does not exist.
     #[error(
         "the LAN interface {interface} does not exist: there is nothing to steer. Correct [[lan]] interface, or create it (ip link show lists all)"

@@ -78,6 +78,8 @@ pub struct BreakoutView {
     pub sends: Sends,
     /// How to reach the gateways without the stack, for IPv4 and IPv6 (redirect mode).
     pub hops: [Option<Hop>; 2],
+    /// A gateway that the kernel asked for and that did not answer.
+    pub silent_gateway: Option<IpAddr>,
     /// The IPv4 next hop, for display.
     pub gateway: Option<String>,
     /// The IPv6 next hop, for display.
@@ -261,8 +263,13 @@ async fn look_at_breakout(
         NextHop::Via(address) | NextHop::ViaOnLink(address) => IpAddr::to_string(&address),
         NextHop::Device => format!("on {}", breakout.interface),
     };
+    let silent_gateway = match link {
+        Some(link) => silent_gateway(kernel, link, [via4, via6]).await?,
+        None => None,
+    };
     view.breakouts.push(BreakoutView {
         id,
+        silent_gateway,
         trouble: trouble(config.mode, breakout, link, &spec, hops),
         ifindex: link.map(|link| link.index),
         exit: link.map(|link| Exit {
@@ -278,6 +285,23 @@ async fn look_at_breakout(
     });
     view.wanted.paths.push(spec);
     Ok(())
+}
+
+/// The first gateway that the kernel gave up on.
+async fn silent_gateway(
+    kernel: &Kernel,
+    link: &Link,
+    hops: [Option<NextHop<IpAddr>>; 2],
+) -> Result<Option<IpAddr>, ControllerError> {
+    for hop in hops.into_iter().flatten() {
+        if let NextHop::Via(gateway) | NextHop::ViaOnLink(gateway) = hop
+            && let Some(known) = facts::neighbour(kernel, link.index, gateway).await?
+            && known.state == Reachability::Failed
+        {
+            return Ok(Some(gateway));
+        }
+    }
+    Ok(None)
 }
 
 /// The Ethernet header to a next hop; asks the kernel to find it out when it is not known.

@@ -8,6 +8,7 @@ mod clsact;
 mod deadman;
 mod detach;
 mod error;
+mod health;
 mod hops;
 mod lock;
 pub(crate) mod look;
@@ -43,6 +44,7 @@ pub use self::{
     report::unattended,
 };
 use self::{
+    health::Prober,
     hops::NextHops,
     look::{View, look},
     missing::Missing,
@@ -174,6 +176,7 @@ struct Controller {
     view: View,
     state: State,
     hops: NextHops,
+    prober: Prober,
     devices: Vec<(PathId, u32)>,
     problems: Vec<String>,
     heard: supervisor::Heard,
@@ -208,10 +211,12 @@ impl Controller {
         path_ids.check(&config)?;
         let plan = compile(&feed, &config, &view, registry.get_mut())?;
         let adopting = adoptable(&config);
+        let unreadable = PinDir::new(&config.system.pin_dir).is_of_another_version();
         let owners = Owners::gather(&kernel, config.mark.bits).await?;
         let mut problems = preflight::check(&config, &view, &owners, adopting)?;
         problems.extend(view.problems.clone());
         registry.save()?;
+        let prober = Prober::new(&config.health)?;
 
         // Before our own table switches connection tracking on for the whole box.
         let watch = watch_period(&config, &owners, adopting);
@@ -239,9 +244,11 @@ impl Controller {
         for problem in &problems {
             warn!("{problem}");
         }
-        let in_use = datapath.maps().paths()?.next_hops.into_iter().flatten();
+        let before = datapath.maps().paths()?;
+        let in_use = before.next_hops.into_iter().flatten();
         let mut controller = Self {
             hops: NextHops::new(in_use),
+            prober,
             config,
             options,
             kernel,
@@ -264,7 +271,9 @@ impl Controller {
             started: Instant::now(),
             started_at: unix_time(),
         };
-        if let Err(error) = controller.steer(view) {
+        // What another version found of a path cannot be read; that it is up is refuted soon.
+        let taken = |id: PathId| adopting && (unreadable || before.state & 1 << id.get() != 0);
+        if let Err(error) = controller.steer(view, taken) {
             undo(&mut controller.kernel, &controller.config, adopting).await;
             return Err(error);
         }
@@ -273,8 +282,13 @@ impl Controller {
 
     /// Attaches the programs. The state of the paths comes first: programs that take the place of
     /// another version's steer with their own maps from their first packet on.
-    fn steer(&mut self, view: View) -> Result<(), ControllerError> {
+    fn steer(
+        &mut self,
+        view: View,
+        taken: impl Fn(PathId) -> bool,
+    ) -> Result<(), ControllerError> {
         self.hear(&view);
+        self.set_up_probes(&view, taken)?;
         self.see(view)?;
         self.attachments = attach_programs(&self.config, &self.view, &mut self.datapath)?;
         Ok(())
@@ -298,7 +312,10 @@ impl Controller {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
+            let due = self.due();
             tokio::select! {
+                Some(event) = self.prober.outcome() => self.take(event),
+                () = health::at(due) => self.tick().await,
                 _ = looks.tick() => {
                     self.beat();
                     self.look().await;
@@ -376,6 +393,18 @@ impl Controller {
         self.see(view)
     }
 
+    /// Probes what the configuration says.
+    fn set_up_probes(
+        &mut self,
+        view: &View,
+        taken: impl Fn(PathId) -> bool,
+    ) -> Result<(), ControllerError> {
+        let feed = self.plan.feed();
+        self.prober
+            .set_up(&mut self.state, &self.config, view, feed, taken)?;
+        Ok(())
+    }
+
     /// Lets the state machine see the breakouts, and carries out what it decides.
     fn see(&mut self, mut view: View) -> Result<(), ControllerError> {
         self.missing.mark(&mut view);
@@ -422,15 +451,9 @@ impl Controller {
                     cut::point();
                 }
                 Effect::SteeringStarts => info!("the watch period is over: new flows are steered"),
-                Effect::PathChanged { id, trouble } => {
-                    let name = self.config.breakout(id.get()).map_or("?", |it| &it.name);
-                    match trouble {
-                        None => info!("breakout {name}: up"),
-                        Some(why) => {
-                            warn!("breakout {name}: down: {why}. New flows take another way");
-                        }
-                    }
-                }
+                Effect::Probe(id, probe) => self.prober.send(id, probe),
+                Effect::ResetFlows(id) => self.reset_flows(id),
+                Effect::PathChanged { id, verdict } => self.tell(id, &verdict),
             }
         }
         Ok(())
@@ -539,9 +562,13 @@ impl Controller {
         let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
         let before = self.plan.size();
         let changes = self.config.written.changes(&config.written);
+        // What may be refused, before anything changes.
+        Prober::new(&config.health)?;
         self.path_ids.keep(&config)?;
         self.publish(plan)?;
         self.config = config;
+        let table = self.datapath.maps().paths()?;
+        self.set_up_probes(&view, |id| table.state & 1 << id.get() != 0)?;
         self.objects = report::objects(&self.config, &view);
         self.sweep().await;
         self.see(view)?;

@@ -10,6 +10,7 @@ use crate::{
     },
     config::{Breakout, Config, Mode, SystemConfig},
     datapath::{Maps, PinDir},
+    paths::{Verdict, Watch},
     policy::{ClassRegistry, Plan},
     system::{self, Family, InterfaceName, Object, Sysctl, nft},
 };
@@ -20,17 +21,17 @@ const METRICS_OFF: &str =
 /// Everything that a configuration puts into the box, programs and pins apart.
 ///
 /// Redirect mode only needs the answers to be let in: they arrive on a link that the main table
-/// would not send to.
+/// would not send to. Probes, which the router sends itself, need routes as well.
 pub fn objects(config: &Config, view: &View) -> Vec<Object> {
     match config.mode {
         Mode::Mark => system::objects(&view.wanted),
-        Mode::Redirect => view
-            .wanted
-            .paths
-            .iter()
-            .filter(|path| path.exists)
-            .map(|path| loose_reverse_path(&path.interface))
-            .collect(),
+        Mode::Redirect => {
+            let existing = view.wanted.paths.iter().filter(|path| path.exists);
+            let sysctls = existing.map(|path| loose_reverse_path(&path.interface));
+            let probes = config.health.probes;
+            let routing = probes.then(|| system::own_routing(&view.wanted));
+            sysctls.chain(routing.into_iter().flatten()).collect()
+        }
     }
 }
 
@@ -42,6 +43,7 @@ impl Controller {
     /// What the controller is doing.
     pub(super) async fn status(&self) -> Status {
         let mut problems = self.problems.clone();
+        problems.extend_from_slice(&self.prober.problems);
         let mut note = |error: ControllerError| problems.push(error.to_string());
         let maps = self.datapath.maps();
         let counters = counters(
@@ -106,7 +108,7 @@ impl Controller {
                     verified_instructions: at.verified_instructions,
                 })
                 .collect(),
-            breakouts: breakouts(&self.config, &self.view),
+            breakouts: self.breakouts(),
             counters,
             reasons,
             nftables,
@@ -117,23 +119,38 @@ impl Controller {
     }
 }
 
-fn breakouts(config: &Config, view: &View) -> Vec<BreakoutStatus> {
-    let pairs = config.breakouts.iter().zip(&view.breakouts);
-    pairs
-        .map(|(configured, seen)| BreakoutStatus {
-            id: configured.id,
-            name: configured.name.clone(),
-            interface: configured.interface.to_string(),
-            state: if seen.trouble.is_none() {
-                PathHealth::Up
-            } else {
-                PathHealth::Down
-            },
-            reason: seen.trouble.clone(),
-            gateway: seen.gateway.clone(),
-            gateway6: seen.gateway6.clone(),
-        })
-        .collect()
+impl Controller {
+    fn breakouts(&self) -> Vec<BreakoutStatus> {
+        let pairs = self.config.breakouts.iter().zip(&self.view.breakouts);
+        pairs
+            .map(|(configured, seen)| {
+                let watch = self.state.watch(seen.id);
+                let (state, reason) = match watch.map(Watch::verdict) {
+                    Some(Verdict::Up) | None => (PathHealth::Up, None),
+                    Some(Verdict::Degraded(why)) => (PathHealth::Degraded, Some(why)),
+                    Some(Verdict::Down(why)) => (PathHealth::Down, Some(why)),
+                };
+                let notes = [
+                    watch.and_then(|it| it.waits_for(self.started.elapsed())),
+                    seen.silent_gateway
+                        .filter(|_| state == PathHealth::Down && seen.trouble.is_none())
+                        .map(|it| format!("its gateway {it} does not answer either")),
+                ];
+                BreakoutStatus {
+                    id: configured.id,
+                    name: configured.name.clone(),
+                    interface: configured.interface.to_string(),
+                    state,
+                    reason,
+                    notes: notes.into_iter().flatten().collect(),
+                    gateway: seen.gateway.clone(),
+                    gateway6: seen.gateway6.clone(),
+                    probes: self.prober.report(seen.id, &self.state),
+                    flows_reset: self.prober.resets(seen.id),
+                }
+            })
+            .collect()
+    }
 }
 
 /// What is going on where no controller answers: the programs may steer on by themselves.

@@ -3,14 +3,18 @@
 //! Plan, paths and objects are three lifetimes. A path that goes down changes one word of the path
 //! table; it publishes no plan and touches no nftables rule.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use steer_common::{
     abi::{PathTable, STEERING},
     mark,
 };
 
-use crate::system::PathId;
+use crate::{
+    config::{HealthConfig, OnPathLoss, WhenDegraded, WhenDown},
+    paths::{Outcome, Probe, Verdict, Watch},
+    system::PathId,
+};
 
 /// What the box says about one breakout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,11 +32,35 @@ pub struct BreakoutFacts {
     pub next_hops: [u8; 2],
 }
 
+/// How one breakout is watched, and what its states mean.
+#[derive(Clone, Debug)]
+pub struct PathSetup {
+    /// Its path.
+    pub id: PathId,
+    /// The probes and what they say.
+    pub watch: Watch,
+    /// What it being down means for new flows.
+    pub when_down: WhenDown,
+    /// What it being degraded means for new flows.
+    pub when_degraded: WhenDegraded,
+    /// What becomes of its flows when it goes down.
+    pub on_path_loss: OnPathLoss,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The box was looked at.
     Facts(Vec<BreakoutFacts>),
+    /// A probe was answered, or was not.
+    Probed {
+        /// The path it took.
+        id: PathId,
+        /// Its number.
+        number: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
     /// Time went by.
     Tick,
     /// New flows are to be left alone from now on.
@@ -44,13 +72,17 @@ pub enum Event {
 pub enum Effect {
     /// Write the path table.
     SetPaths(Box<PathTable>),
-    /// Tell the operator that a path went up or down.
+    /// Tell the operator that a path is found to be something else.
     PathChanged {
         /// The path.
         id: PathId,
-        /// Why it is down; none when it is up.
-        trouble: Option<String>,
+        /// What it is now.
+        verdict: Verdict,
     },
+    /// Send a probe over a path.
+    Probe(PathId, Probe),
+    /// Delete the flows of a path that went down.
+    ResetFlows(PathId),
     /// Tell the operator that the watch period is over.
     SteeringStarts,
 }
@@ -74,7 +106,56 @@ pub enum Phase {
 pub struct State {
     phase: Phase,
     breakouts: Vec<BreakoutFacts>,
+    paths: BTreeMap<PathId, Path>,
     written: Option<PathTable>,
+}
+
+/// A breakout's setup, and what the operator was told of it.
+#[derive(Clone, Debug)]
+struct Path {
+    setup: PathSetup,
+    told: Option<Verdict>,
+}
+
+impl Path {
+    /// A path that nobody set up: only what the box says counts.
+    fn unprobed(id: PathId) -> Self {
+        Self::new(PathSetup {
+            id,
+            watch: Watch::new(HealthConfig::default(), 0, false, 0),
+            when_down: WhenDown::default(),
+            when_degraded: WhenDegraded::default(),
+            on_path_loss: OnPathLoss::default(),
+        })
+    }
+
+    fn new(setup: PathSetup) -> Self {
+        Self { setup, told: None }
+    }
+
+    /// How good it is for new flows; the lower the better, none if it is none.
+    fn rank(&self) -> Option<u8> {
+        match (self.setup.watch.verdict(), self.setup.when_degraded) {
+            (Verdict::Up, _) | (Verdict::Degraded(_), WhenDegraded::Keep) => Some(0),
+            (Verdict::Degraded(_), WhenDegraded::Next) => Some(1),
+            (Verdict::Degraded(_), WhenDegraded::Backbone) => None,
+            // The box itself could not send them there.
+            (Verdict::Down(_), _) => (self.setup.when_down == WhenDown::Hold
+                && !self.setup.watch.is_impossible())
+            .then_some(0),
+        }
+    }
+
+    /// Whether flows that took it may go on there.
+    fn carries(&self) -> bool {
+        self.rank().is_some() || matches!(self.setup.watch.verdict(), Verdict::Degraded(_))
+    }
+
+    /// Whether new flows are to take the backbone rather than a breakout of lower rank.
+    fn ends_search(&self) -> bool {
+        matches!(self.setup.watch.verdict(), Verdict::Down(_))
+            && self.setup.when_down == WhenDown::Backbone
+    }
 }
 
 impl State {
@@ -88,8 +169,33 @@ impl State {
         Self {
             phase,
             breakouts: Vec::new(),
+            paths: BTreeMap::new(),
             written: None,
         }
+    }
+
+    /// Watches the breakouts like this from now on; a path that is not named is not probed.
+    pub fn set_up(&mut self, paths: impl IntoIterator<Item = PathSetup>) {
+        self.paths = paths
+            .into_iter()
+            .map(|setup| {
+                let told = self.paths.get(&setup.id).and_then(|old| old.told.clone());
+                (setup.id, Path { setup, told })
+            })
+            .collect();
+    }
+
+    /// How a path is watched.
+    pub fn watch(&self, id: PathId) -> Option<&Watch> {
+        self.paths.get(&id).map(|path| &path.setup.watch)
+    }
+
+    /// When [`Event::Tick`] is due, unless something happens before.
+    pub fn due(&self) -> Option<Duration> {
+        self.paths
+            .values()
+            .filter_map(|it| it.setup.watch.due())
+            .min()
     }
 
     /// Where the controller is.
@@ -107,11 +213,30 @@ impl State {
         let mut effects = Vec::new();
         match event {
             Event::Facts(facts) => {
-                effects.extend(self.path_changes(&facts));
+                let configured = |id: &PathId| facts.iter().any(|new| new.id == *id);
+                self.paths.retain(|id, _| configured(id));
+                for new in &facts {
+                    let path = self.paths.entry(new.id);
+                    let path = path.or_insert_with(|| Path::unprobed(new.id));
+                    path.setup.watch.facts(new.trouble.clone(), now);
+                }
                 self.breakouts = facts;
+            }
+            Event::Probed {
+                id,
+                number,
+                outcome,
+            } => {
+                if let Some(path) = self.paths.get_mut(&id) {
+                    path.setup.watch.outcome(number, outcome, now);
+                }
             }
             Event::Tick => {}
             Event::StopSteering => self.phase = Phase::Stopped,
+        }
+        for (&id, path) in &mut self.paths {
+            let probes = path.setup.watch.poll(now);
+            effects.extend(probes.into_iter().map(|probe| Effect::Probe(id, probe)));
         }
         if let Phase::Watching { until } = self.phase
             && now >= until
@@ -124,52 +249,83 @@ impl State {
             effects.push(Effect::SetPaths(Box::new(table)));
             self.written = Some(table);
         }
+        // The table first: new flows are what is urgent.
+        effects.extend(self.path_changes());
         effects
     }
 
-    fn path_changes(&self, facts: &[BreakoutFacts]) -> Vec<Effect> {
-        let before = |id| {
-            self.breakouts
-                .iter()
-                .find(|old| old.id == id)
-                .map(|old| &old.trouble)
-        };
-        facts
-            .iter()
-            .filter(|new| before(new.id) != Some(&new.trouble))
-            .map(|new| Effect::PathChanged {
-                id: new.id,
-                trouble: new.trouble.clone(),
-            })
-            .collect()
+    fn path_changes(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (&id, path) in &mut self.paths {
+            let verdict = path.setup.watch.verdict();
+            if path.told.as_ref() == Some(&verdict) {
+                continue;
+            }
+            let carried = matches!(path.told, Some(Verdict::Up | Verdict::Degraded(_)));
+            let reset = path.setup.on_path_loss == OnPathLoss::Reset;
+            if carried && reset && !path.carries() {
+                effects.push(Effect::ResetFlows(id));
+            }
+            path.told = Some(verdict.clone());
+            effects.push(Effect::PathChanged { id, verdict });
+        }
+        effects
     }
 
-    /// The path table that the facts and the phase ask for.
+    /// The path table that the facts, the probes and the phase ask for.
     fn path_table(&self) -> PathTable {
-        let up = || {
-            self.breakouts
-                .iter()
-                .filter(|breakout| breakout.trouble.is_none())
-        };
         let steering = if self.phase == Phase::Steering {
             STEERING
         } else {
             0
         };
-        let state = up().fold(steering, |state, breakout| state | 1 << breakout.id.get());
+        let chosen = self.chosen();
+        // Where new flows take the backbone, no path may look like a way for them.
+        let carrying: Vec<&BreakoutFacts> = self
+            .breakouts
+            .iter()
+            .filter(|it| !chosen.is_empty() && self.path(it).is_some_and(Path::carries))
+            .collect();
+        let state = carrying
+            .iter()
+            .fold(steering, |state, breakout| state | 1 << breakout.id.get());
         let mut next_hops = [[0; 2]; mark::PATHS];
-        for breakout in up() {
+        for breakout in carrying {
             next_hops[usize::from(breakout.id.get())] = breakout.next_hops;
         }
-        let best = up().map(|breakout| breakout.priority).min();
-        let chosen: Vec<&BreakoutFacts> = up()
-            .filter(|breakout| Some(breakout.priority) == best)
-            .collect();
         PathTable {
             state,
             buckets: buckets(&chosen),
             next_hops,
         }
+    }
+
+    fn path(&self, breakout: &BreakoutFacts) -> Option<&Path> {
+        self.paths.get(&breakout.id)
+    }
+
+    /// The breakouts that new flows take: of those that are well, else of those that are degraded,
+    /// the ones of the best priority.
+    fn chosen(&self) -> Vec<&BreakoutFacts> {
+        let mut sorted: Vec<&BreakoutFacts> = self.breakouts.iter().collect();
+        sorted.sort_by_key(|breakout| breakout.priority);
+        for wanted in [0, 1] {
+            for group in sorted.chunk_by(|a, b| a.priority == b.priority) {
+                let path = |it: &&BreakoutFacts| self.path(it);
+                let good: Vec<&BreakoutFacts> = group
+                    .iter()
+                    .filter(|it| path(it).and_then(Path::rank) == Some(wanted))
+                    .copied()
+                    .collect();
+                if !good.is_empty() {
+                    return good;
+                }
+                if group.iter().filter_map(path).any(Path::ends_search) {
+                    return Vec::new();
+                }
+            }
+        }
+        Vec::new()
     }
 }
 
@@ -279,7 +435,7 @@ mod tests {
         let id = PathId::new(1).unwrap();
         assert!(effects.contains(&Effect::PathChanged {
             id,
-            trouble: Some("no carrier".into())
+            verdict: Verdict::Down("no carrier".into())
         }));
         assert_eq!(table(&effects).state, 0b100 | STEERING);
         assert_eq!(share_of(table(&effects), 2), 64);

@@ -7,6 +7,7 @@ use sd_notify::NotifyState;
 use tracing::debug;
 
 use super::{Controller, Phase};
+use crate::paths::Verdict;
 
 /// How often a waiting controller says that it is alive; far below any sensible `WatchdogSec`.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -62,7 +63,11 @@ impl Controller {
             Phase::Stopped => "draining",
         };
         let breakouts = &self.view.breakouts;
-        let up = breakouts.iter().filter(|it| it.trouble.is_none()).count();
+        let up = breakouts
+            .iter()
+            .filter_map(|it| self.state.watch(it.id))
+            .filter(|watch| watch.verdict() == Verdict::Up)
+            .count();
         format!(
             "{doing}; generation {}; {up} of {} breakouts up",
             self.generation,

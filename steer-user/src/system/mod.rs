@@ -262,6 +262,16 @@ pub fn objects(wanted: &Wanted) -> Vec<Object> {
     list
 }
 
+/// What the router's own packets need to leave by a breakout, and nothing for those of clients:
+/// routes, and the rules for its addresses and its device.
+pub fn own_routing(wanted: &Wanted) -> Vec<Object> {
+    let paths = sorted_paths(wanted);
+    let routes = paths.iter().flat_map(|path| routes(path, wanted.ipv6));
+    let rules = rules(&paths, wanted).into_iter();
+    let own = rules.filter(|rule| !matches!(rule.selector, Selector::Mark { .. }));
+    routes.chain(own.map(Object::Rule)).collect()
+}
+
 fn sorted_paths(wanted: &Wanted) -> Vec<&PathSpec> {
     let mut paths: Vec<_> = wanted.paths.iter().collect();
     paths.sort_by_key(|path| path.id);

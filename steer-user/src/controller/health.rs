@@ -1,0 +1,301 @@
+//! The probes of a running controller: what is asked over which breakout, by whom it is believed,
+//! and the tasks that ask.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+use tracing::{info, warn};
+
+use super::{
+    Controller,
+    look::View,
+    step::{Event, PathSetup, State},
+};
+use crate::{
+    api::ProbeStatus,
+    config::{Breakout, Config, HealthConfig, ProbeKind, Target},
+    endpoints::Feed,
+    paths::{Probe, Verdict, Watch},
+    probe::{self, Trust, TrustError, Via},
+    system::{Family, PathId, conntrack},
+};
+
+/// More outcomes than can wait at a time: 16 targets of 15 breakouts, twice.
+const WAITING: usize = 512;
+
+/// Sends probes; their outcomes are events.
+pub(super) struct Prober {
+    trust: Arc<Trust>,
+    ways: BTreeMap<PathId, Way>,
+    sender: mpsc::Sender<Event>,
+    outcomes: mpsc::Receiver<Event>,
+    /// Flows that were reset, by path.
+    resets: BTreeMap<PathId, u64>,
+    /// What the operator should know.
+    pub(super) problems: Vec<String>,
+}
+
+/// How a breakout is probed.
+#[derive(Clone, Debug)]
+struct Way {
+    via: Via,
+    targets: Vec<Target>,
+    rules: HealthConfig,
+}
+
+impl Way {
+    fn new(config: &Config, view: &View, feed: &Feed, id: PathId, breakout: &Breakout) -> Self {
+        let mut rules = config.health.clone();
+        rules.interval = breakout.probe_interval.unwrap_or(rules.interval);
+        let targets = if !rules.probes {
+            Vec::new()
+        } else if rules.targets.is_empty() {
+            probe::front_doors(feed, family(view, id))
+        } else {
+            rules.targets.clone()
+        };
+        Self {
+            via: Via {
+                device: breakout.interface.clone(),
+                mark: id.grant(config.mark.bits),
+            },
+            targets,
+            rules,
+        }
+    }
+
+    /// Whether what was found over the one holds for the other.
+    fn same(&self, other: &Self) -> bool {
+        self.via.device == other.via.device
+            && self.targets == other.targets
+            && self.rules == other.rules
+    }
+}
+
+/// IPv4, unless the breakout has nothing but IPv6.
+fn family(view: &View, id: PathId) -> Family {
+    let spec = view.wanted.paths.iter().find(|spec| spec.id == id);
+    if spec.is_some_and(|it| it.next_hop4.is_none() && it.next_hop6.is_some()) {
+        Family::V6
+    } else {
+        Family::V4
+    }
+}
+
+impl Prober {
+    /// Nothing to probe yet. Fails when the file of trusted certificates cannot be used.
+    pub(super) fn new(config: &HealthConfig) -> Result<Self, TrustError> {
+        let (sender, outcomes) = mpsc::channel(WAITING);
+        let (trust, problems) = trust(config)?;
+        Ok(Self {
+            trust,
+            ways: BTreeMap::new(),
+            sender,
+            outcomes,
+            resets: BTreeMap::new(),
+            problems,
+        })
+    }
+
+    /// Watches the breakouts of a configuration. What is known of those that are probed as before
+    /// stays known; `taken` says which others carry flows already.
+    ///
+    /// Fails when the file of trusted certificates cannot be used; then nothing has changed.
+    pub(super) fn set_up(
+        &mut self,
+        state: &mut State,
+        config: &Config,
+        view: &View,
+        feed: &Feed,
+        taken: impl Fn(PathId) -> bool,
+    ) -> Result<(), TrustError> {
+        (self.trust, self.problems) = trust(&config.health)?;
+        let mut ways = BTreeMap::new();
+        let mut setups = Vec::new();
+        for breakout in &config.breakouts {
+            let Some(id) = PathId::new(breakout.id) else {
+                continue;
+            };
+            let way = Way::new(config, view, feed, id, breakout);
+            if config.health.probes && way.targets.is_empty() {
+                self.problems.push(format!(
+                    "breakout {} is not probed: the endpoint list names no single front door. Name \
+                     some: [health] targets",
+                    breakout.name
+                ));
+            }
+            let old = self.ways.get(&id);
+            let known = old
+                .filter(|old| old.same(&way))
+                .and_then(|_| state.watch(id));
+            let other_device = old.is_some_and(|old| old.via.device != way.via.device);
+            let watch = known.cloned().unwrap_or_else(|| {
+                let taken = taken(id) && !other_device;
+                Watch::new(way.rules.clone(), way.targets.len(), taken, seed())
+            });
+            setups.push(PathSetup {
+                id,
+                watch,
+                when_down: breakout.when_down,
+                when_degraded: config.health.when_degraded,
+                on_path_loss: config.health.on_path_loss,
+            });
+            ways.insert(id, way);
+        }
+        self.ways = ways;
+        state.set_up(setups);
+        Ok(())
+    }
+
+    /// Sends a probe; its outcome comes as an event.
+    pub(super) fn send(&self, id: PathId, probe: Probe) {
+        let Some(way) = self.ways.get(&id) else {
+            return;
+        };
+        let Some(target) = way.targets.get(probe.target).cloned() else {
+            return;
+        };
+        let (via, trust) = (way.via.clone(), Arc::clone(&self.trust));
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let outcome = probe::probe(&via, &target, probe, &trust).await;
+            // A controller that ends wants to know nothing any more.
+            let _ = sender
+                .send(Event::Probed {
+                    id,
+                    number: probe.number,
+                    outcome,
+                })
+                .await;
+        });
+    }
+
+    /// The next outcome.
+    pub(super) async fn outcome(&mut self) -> Option<Event> {
+        self.outcomes.recv().await
+    }
+
+    /// The outcomes that are there.
+    pub(super) async fn outcomes(&mut self) -> Vec<Event> {
+        // Tasks whose answers have come have their turn before the clock says that they are late.
+        tokio::task::yield_now().await;
+        let mut events = Vec::new();
+        while let Ok(event) = self.outcomes.try_recv() {
+            events.push(event);
+        }
+        events
+    }
+
+    /// How many flows of a path were reset.
+    pub(super) fn resets(&self, id: PathId) -> u64 {
+        self.resets.get(&id).copied().unwrap_or(0)
+    }
+
+    /// The targets of a path, with what is known of them.
+    pub(super) fn report(&self, id: PathId, state: &State) -> Vec<ProbeStatus> {
+        let (Some(way), Some(watch)) = (self.ways.get(&id), state.watch(id)) else {
+            return Vec::new();
+        };
+        let pairs = way.targets.iter().zip(watch.targets());
+        pairs
+            .map(|(target, report)| ProbeStatus {
+                target: target.address.to_string(),
+                kind: match target.kind {
+                    ProbeKind::Tls => "tls".into(),
+                    ProbeKind::Stun => "stun".into(),
+                },
+                name: target.names.first().cloned(),
+                rtt_ms: report.rtt.map(milliseconds),
+                jitter_ms: report.jitter.map(milliseconds),
+                loss: report.loss,
+                answered: report.answered,
+                lost: report.lost,
+                trouble: report.trouble,
+            })
+            .collect()
+    }
+}
+
+impl Controller {
+    /// When the state machine wants to be asked again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let due = self.state.due()?;
+        Some((self.started + due).into())
+    }
+
+    /// Takes in what has been answered, and lets the clock go on.
+    pub(super) async fn tick(&mut self) {
+        for event in self.prober.outcomes().await {
+            self.take(event);
+        }
+        self.take(Event::Tick);
+    }
+
+    /// Acts on an event. A failure changes nothing: the next look tries again.
+    pub(super) fn take(&mut self, event: Event) {
+        if let Err(error) = self.decide(event) {
+            warn!("{error}. steer keeps what it has");
+        }
+    }
+
+    /// Deletes the flows of a path, and counts them.
+    pub(super) fn reset_flows(&mut self, id: PathId) {
+        let name = self.name_of(id).to_owned();
+        match conntrack::reset(self.config.mark.bits, id) {
+            Ok(flows) => {
+                *self.prober.resets.entry(id).or_default() += flows;
+                info!("breakout {name}: {flows} flows were reset; clients begin anew elsewhere");
+            }
+            Err(error) => warn!("breakout {name}: its flows cannot be reset: {error}"),
+        }
+    }
+
+    /// Tells the operator what a path is found to be.
+    pub(super) fn tell(&self, id: PathId, verdict: &Verdict) {
+        let name = self.name_of(id);
+        match verdict {
+            Verdict::Up => info!("breakout {name}: up"),
+            Verdict::Degraded(why) => warn!("breakout {name}: degraded: {why}"),
+            Verdict::Down(why) => {
+                warn!("breakout {name}: down: {why}. New flows take another way");
+            }
+        }
+    }
+
+    fn name_of(&self, id: PathId) -> &str {
+        self.config.breakout(id.get()).map_or("?", |it| &it.name)
+    }
+}
+
+/// Waits until then, or for ever.
+pub(super) async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 1e2
+}
+
+fn trust(config: &HealthConfig) -> Result<(Arc<Trust>, Vec<String>), TrustError> {
+    match Trust::new(config.identity, config.trust.as_deref()) {
+        Ok(trust) => Ok((Arc::new(trust), Vec::new())),
+        Err(error @ TrustError::Empty) if config.probes => {
+            Ok((Arc::new(Trust::any()), vec![error.to_string()]))
+        }
+        Err(TrustError::Empty) => Ok((Arc::new(Trust::any()), Vec::new())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Every start probes in another rhythm.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
