@@ -458,7 +458,8 @@ pub struct Places {
 }
 
 impl Places {
-    /// Adds them to a configuration, and a watch period that a test can wait for.
+    /// Adds them to a configuration, and a watch period that a test can wait for; without probes, as
+    /// [`Settings::health`] has it.
     pub fn fill_in(&self, text: &str) -> String {
         let watch = "[mark]\nwatch_period = \"1s\"\n";
         let text = if text.contains("[mark]\n") {
@@ -467,7 +468,7 @@ impl Places {
             format!("{text}\n{watch}")
         };
         format!(
-            "{text}\n[system]\npin_dir = \"{}\"\nstate_dir = \"{}\"\nrun_dir = \"{}\"\n",
+            "{text}\n[health]\n{NO_PROBES}\n[system]\npin_dir = \"{}\"\nstate_dir = \"{}\"\nrun_dir = \"{}\"\n",
             self.pins.display(),
             self.directory.join("state").display(),
             self.directory.join("run").display(),
