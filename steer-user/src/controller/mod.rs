@@ -282,11 +282,7 @@ impl Controller {
 
     /// Attaches the programs. The state of the paths comes first: programs that take the place of
     /// another version's steer with their own maps from their first packet on.
-    fn steer(
-        &mut self,
-        view: View,
-        taken: impl Fn(PathId) -> bool,
-    ) -> Result<(), ControllerError> {
+    fn steer(&mut self, view: View, taken: impl Fn(PathId) -> bool) -> Result<(), ControllerError> {
         self.hear(&view);
         self.set_up_probes(&view, taken)?;
         self.see(view)?;
