@@ -112,6 +112,41 @@ fn a_lan_that_is_made_anew_is_steered_again(mode: Mode) {
     steer.detach().unwrap();
 }
 
+/// A LAN that is gone must not keep steer from seeing what happens to the breakouts.
+#[test]
+fn breakouts_are_followed_while_a_lan_is_gone() {
+    let lab = office(Mode::Mark);
+    let steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
+    let wait = |what: &dyn Fn(&serde_json::Value) -> bool| {
+        let started = Instant::now();
+        loop {
+            // A breakout that is down makes an exit code of 1 of it.
+            let output = steer.command(&["status", "--json"]).unwrap();
+            let status = serde_json::from_slice(&output.stdout).unwrap();
+            if what(&status) {
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "{status}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let is = |state: &'static str| {
+        move |status: &serde_json::Value| status["breakouts"][0]["state"] == state
+    };
+    wait(&is("up"));
+    lab.router.ip("link del lan0\n").unwrap();
+    wait(&|status| {
+        status["problems"]
+            .to_string()
+            .contains("lan0 does not exist")
+    });
+    lab.link_down(&lab.breakouts()[0]).unwrap();
+    wait(&is("down"));
+    lab.link_up(&lab.breakouts()[0]).unwrap();
+    wait(&is("up"));
+    steer.detach().unwrap();
+}
+
 #[test]
 fn a_lan_that_is_made_anew_is_steered_again_in_mark_mode() {
     a_lan_that_is_made_anew_is_steered_again(Mode::Mark);

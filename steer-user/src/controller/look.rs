@@ -21,6 +21,8 @@ use crate::{
 pub struct View {
     /// What steer wants in the box.
     pub wanted: Wanted,
+    /// The LANs, in the order of the configuration.
+    pub lans: Vec<LanView>,
     /// Where packets are classified.
     pub ports: Vec<Port>,
     /// Clients.
@@ -63,6 +65,17 @@ impl Sends {
     }
 }
 
+/// A LAN as it is now, or as it was when it was there.
+#[derive(Clone, Debug)]
+pub struct LanView {
+    /// The interfaces on which the stack sees its packets.
+    stack: Vec<InterfaceName>,
+    /// Its clients.
+    sources: Vec<IpNet>,
+    /// Where its packets are classified.
+    port: Port,
+}
+
 /// A breakout as it is now.
 #[derive(Clone, Debug)]
 pub struct BreakoutView {
@@ -86,11 +99,15 @@ pub struct BreakoutView {
     pub gateway6: Option<String>,
 }
 
-/// Looks at the box.
+/// Looks at the box. `last` is what was known of the LANs.
 ///
-/// Fails when the kernel does not answer, or when a LAN interface is not there: without it there
-/// is nothing to steer.
-pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerError> {
+/// Fails when the kernel does not answer, or when a LAN interface is not there and never was:
+/// without it there is nothing to steer.
+pub async fn look(
+    kernel: &Kernel,
+    config: &Config,
+    last: &[LanView],
+) -> Result<View, ControllerError> {
     let facts = Facts::gather(kernel).await?;
     let mut view = View {
         wanted: Wanted {
@@ -108,6 +125,7 @@ pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerEr
             marks: config.mark.bits,
             ipv6: facts::ipv6_available(),
         },
+        lans: Vec::new(),
         ports: Vec::new(),
         sources: Vec::new(),
         left_out: Vec::new(),
@@ -120,7 +138,12 @@ pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerEr
         problems: Vec::new(),
     };
     for lan in &config.lans {
-        look_at_lan(&facts, config, lan, &mut view)?;
+        let seen = look_at_lan(&facts, config, lan, last, &mut view.problems)?;
+        view.wanted.lan.extend(seen.stack.iter().cloned());
+        view.ports.push(seen.port.clone());
+        view.sources.extend(&seen.sources);
+        view.left_out.extend(&lan.exclude_sources);
+        view.lans.push(seen);
     }
     for breakout in &config.breakouts {
         look_at_breakout(kernel, &facts, config, breakout, &mut view).await?;
@@ -140,12 +163,34 @@ pub async fn look(kernel: &Kernel, config: &Config) -> Result<View, ControllerEr
     Ok(view)
 }
 
+/// Looks at a LAN. One that is not there any more is taken as it was, so that the others and the
+/// breakouts are followed meanwhile.
 fn look_at_lan(
     facts: &Facts,
     config: &Config,
     lan: &Lan,
-    view: &mut View,
-) -> Result<(), ControllerError> {
+    last: &[LanView],
+    problems: &mut Vec<String>,
+) -> Result<LanView, ControllerError> {
+    let seen = see_lan(facts, config, lan, problems);
+    let known = last
+        .iter()
+        .find(|it| it.port.interface == lan.interface.as_str());
+    match (seen, known) {
+        (Err(error), Some(known)) => {
+            problems.push(error.to_string());
+            Ok(known.clone())
+        }
+        (seen, _) => seen,
+    }
+}
+
+fn see_lan(
+    facts: &Facts,
+    config: &Config,
+    lan: &Lan,
+    problems: &mut Vec<String>,
+) -> Result<LanView, ControllerError> {
     let name = lan.interface.as_str();
     let link = facts
         .link(name)
@@ -158,38 +203,39 @@ fn look_at_lan(
             interface: name.into(),
         });
     }
-    for interface in &seen {
-        view.wanted.lan.push(InterfaceName::new(&interface.name)?);
-    }
+    let stack = seen
+        .iter()
+        .map(|interface| InterfaceName::new(&interface.name));
     let connected = || {
         seen.iter()
             .flat_map(|interface| facts.connected(interface.index))
     };
-    if lan.sources.is_empty() {
-        let before = view.sources.len();
-        view.sources.extend(connected());
-        if view.sources.len() == before {
-            view.problems.push(format!(
-                "{name} has no address, so no client of it is known. Give it one, or name the \
-                 clients: [[lan]] sources"
-            ));
-        }
+    let sources: Vec<IpNet> = if lan.sources.is_empty() {
+        connected().collect()
     } else {
-        view.sources.extend(&lan.sources);
+        lan.sources.clone()
+    };
+    if sources.is_empty() {
+        problems.push(format!(
+            "{name} has no address, so no client of it is known. Give it one, or name the \
+             clients: [[lan]] sources"
+        ));
     }
-    view.left_out.extend(&lan.exclude_sources);
-    view.ports.push(Port {
-        interface: name.into(),
-        ifindex: link.index,
-        // On the port of a bridge clients send to the bridge's address.
-        mac: link
-            .mac
-            .map(|own| facts.as_seen_by_ip(link).mac.unwrap_or(own)),
-        vlans: lan.vlans.iter().map(|vlan| vlan_key(*vlan)).collect(),
-        marks: view.wanted.marks,
-        order: config.mark.order,
-    });
-    Ok(())
+    Ok(LanView {
+        stack: stack.collect::<Result<_, _>>()?,
+        sources,
+        port: Port {
+            interface: name.into(),
+            ifindex: link.index,
+            // On the port of a bridge clients send to the bridge's address.
+            mac: link
+                .mac
+                .map(|own| facts.as_seen_by_ip(link).mac.unwrap_or(own)),
+            vlans: lan.vlans.iter().map(|vlan| vlan_key(*vlan)).collect(),
+            marks: config.mark.bits,
+            order: config.mark.order,
+        },
+    })
 }
 
 /// The interfaces on which the stack sees the LAN's packets: the VLANs' own ones, the bridge of a

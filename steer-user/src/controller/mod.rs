@@ -205,7 +205,7 @@ impl Controller {
             return Err(ControllerError::OtherMarks { marks });
         }
         let mut kernel = Kernel::open(&config.system.state_dir)?;
-        let view = look(&kernel, &config).await?;
+        let view = look(&kernel, &config, &[]).await?;
         let mut registry = RegistryFile::open(&config.system.state_dir)?;
         let mut path_ids = PathIds::open(&config.system.state_dir)?;
         path_ids.check(&config)?;
@@ -213,8 +213,7 @@ impl Controller {
         let adopting = adoptable(&config);
         let unreadable = PinDir::new(&config.system.pin_dir).is_of_another_version();
         let owners = Owners::gather(&kernel, config.mark.bits).await?;
-        let mut problems = preflight::check(&config, &view, &owners, adopting)?;
-        problems.extend(view.problems.clone());
+        let problems = preflight::check(&config, &view, &owners, adopting)?;
         registry.save()?;
         let prober = Prober::new(&config.health)?;
 
@@ -241,7 +240,7 @@ impl Controller {
                 watch.as_secs()
             );
         }
-        for problem in &problems {
+        for problem in problems.iter().chain(&view.problems) {
             warn!("{problem}");
         }
         let before = datapath.maps().paths()?;
@@ -351,7 +350,7 @@ impl Controller {
     /// Looks at the box and acts on what changed. A failure changes nothing: the next look comes.
     async fn look(&mut self) {
         self.datapath.flush_log();
-        let result = match look(&self.kernel, &self.config).await {
+        let result = match look(&self.kernel, &self.config, &self.view.lans).await {
             Ok(view) => self.adapt(view).await,
             Err(error) => Err(error),
         };
@@ -365,6 +364,12 @@ impl Controller {
 
     /// Brings programs, plan, objects and paths in line with a new view of the box.
     async fn adapt(&mut self, view: View) -> Result<(), ControllerError> {
+        for problem in new_in(&view.problems, &self.view.problems) {
+            warn!("{problem}");
+        }
+        for problem in new_in(&self.view.problems, &view.problems) {
+            info!("this is over: {problem}");
+        }
         let _adapting = cut::operation("adapt");
         if self.view.ports != view.ports {
             let (datapath, attachments) = attach(&self.config, &self.options, &view)?;
@@ -554,7 +559,7 @@ impl Controller {
         }
         self.path_ids.check(&config)?;
         let feed = read_feed(&config)?;
-        let view = look(&self.kernel, &config).await?;
+        let view = look(&self.kernel, &config, &[]).await?;
         let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
         let before = self.plan.size();
         let changes = self.config.written.changes(&config.written);
@@ -611,6 +616,11 @@ impl Controller {
             Command::Reload(answer) | Command::Detach(_, answer) => drop(answer.send(refused())),
         }
     }
+}
+
+/// What is in the one list and not in the other.
+fn new_in<'a>(now: &'a [String], before: &'a [String]) -> impl Iterator<Item = &'a String> {
+    now.iter().filter(|it| !before.contains(it))
 }
 
 fn site(view: &View) -> Site {

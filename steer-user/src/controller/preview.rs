@@ -23,7 +23,7 @@ pub struct Preview {
 /// Fails where `run` would refuse to start here.
 pub async fn preview(config: &Config) -> Result<Preview, ControllerError> {
     let kernel = Kernel::open(&config.system.state_dir)?;
-    let view = look(&kernel, config).await?;
+    let view = look(&kernel, config, &[]).await?;
     let owners = Owners::gather(&kernel, config.mark.bits).await?;
     let mut problems = preflight::check(config, &view, &owners, false)?;
     problems.extend(view.problems.iter().cloned());

@@ -42,8 +42,12 @@ fn loose_reverse_path(interface: &InterfaceName) -> Object {
 impl Controller {
     /// What the controller is doing.
     pub(super) async fn status(&self) -> Status {
-        let mut problems = self.problems.clone();
-        problems.extend_from_slice(&self.prober.problems);
+        let mut problems = [
+            &self.problems[..],
+            &self.view.problems,
+            &self.prober.problems,
+        ]
+        .concat();
         let mut note = |error: ControllerError| problems.push(error.to_string());
         let maps = self.datapath.maps();
         let counters = counters(

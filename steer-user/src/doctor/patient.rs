@@ -129,7 +129,7 @@ impl Patient {
         let mut kernel = Kernel::open(&config.system.state_dir)?;
         let facts = Facts::gather(&kernel).await?;
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let view = look::look(&kernel, config).await.map_err(|e| text(&e));
+        let view = look::look(&kernel, config, &[]).await.map_err(|e| text(&e));
         let owners = Owners::gather(&kernel, config.mark.bits)
             .await
             .map_err(|e| text(&e));

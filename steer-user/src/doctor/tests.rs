@@ -121,7 +121,7 @@ impl Office {
     /// Puts steer into the box, as a killed controller leaves it.
     async fn steer(&self) {
         let mut kernel = Kernel::open(&self.config.system.state_dir).unwrap();
-        let view = look::look(&kernel, &self.config).await.unwrap();
+        let view = look::look(&kernel, &self.config, &[]).await.unwrap();
         let objects = report::objects(&self.config, &view);
         system::apply_all(&mut kernel, &objects).await.unwrap();
         let mut datapath =
