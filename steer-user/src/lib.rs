@@ -10,6 +10,7 @@ mod cut;
 pub mod datapath;
 pub mod doctor;
 pub mod endpoints;
+pub mod export;
 pub mod init;
 pub mod paths;
 pub mod policy;

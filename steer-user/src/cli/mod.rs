@@ -7,6 +7,7 @@ mod detach;
 mod doctor;
 mod endpoints;
 mod explain;
+mod export;
 mod init;
 mod output;
 mod reload;
@@ -52,6 +53,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Say what happens to traffic to a destination, and why.
     Explain(explain::Args),
+    /// Write the plan for other tools.
+    Export(export::Args),
     /// Look at Microsoft's endpoint list.
     Endpoints(endpoints::Args),
 }
@@ -144,6 +147,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::main(&args),
         Command::Init(args) => init::main(&args),
         Command::Explain(args) => offline(explain::run(&args)),
+        Command::Export(args) => offline(export::run(args)),
         Command::Endpoints(args) => offline(endpoints::run(&args)),
     };
     match result {
