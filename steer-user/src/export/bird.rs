@@ -39,15 +39,14 @@ pub(super) fn render(plan: &Plan, prefix: &Word, next_hop: &NextHop) -> Export {
     });
     for (digit, v4, gateway) in [("4", true, gateway4), ("6", false, gateway6)] {
         let Some(gateway) = gateway else { continue };
-        let routes: String = all
-            .iter()
-            .filter(|net| matches!(net, IpNet::V4(_)) == v4)
-            .map(|net| format!("\troute {net} via {gateway};\n"))
-            .collect();
-        let _ = write!(
+        let _ = writeln!(
             body,
-            "ipv{digit} table {prefix}_table{digit};\nprotocol static {prefix}_static{digit} {{\n\tipv{digit} {{ table {prefix}_table{digit}; }};\n{routes}}}\n"
+            "ipv{digit} table {prefix}_table{digit};\nprotocol static {prefix}_static{digit} {{\n\tipv{digit} {{ table {prefix}_table{digit}; }};"
         );
+        for net in all.iter().filter(|net| matches!(net, IpNet::V4(_)) == v4) {
+            let _ = writeln!(body, "\troute {net} via {gateway};");
+        }
+        body.push_str("}\n");
     }
     let usage = [
         "Name it with include in bird.conf; a pipe or a kernel protocol takes the routes from their tables.",

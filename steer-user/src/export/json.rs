@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::{Export, coverage};
-use crate::policy::{ClassLabel, Plan};
+use crate::{
+    endpoints::{NamePattern, ServiceArea},
+    policy::{ClassLabel, Plan},
+};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -46,11 +49,11 @@ pub(super) fn render(plan: &Plan) -> Export {
             set,
             name,
             category: group.category.as_str(),
-            service_area: group.service_area.map(|area| area.as_str()),
+            service_area: group.service_area.map(ServiceArea::as_str),
             tcp_ports: group.tcp.to_string(),
             udp_ports: group.udp.to_string(),
             prefixes: group.prefixes.iter().map(ToString::to_string).collect(),
-            names: group.names.iter().map(|name| name.as_str()).collect(),
+            names: group.names.iter().map(NamePattern::as_str).collect(),
         }
     });
     let document = Document {
