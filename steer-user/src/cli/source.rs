@@ -14,15 +14,16 @@ pub(super) const DEFAULT_CONFIG: &str = "/etc/steer/steer.toml";
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
     /// The configuration [default: /etc/steer/steer.toml if there is one, else the defaults]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// An endpoint list in the web service's JSON, instead of the configuration's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     feed: Option<PathBuf>,
     /// The cloud of that list: worldwide, china, usgovdod or usgovgcchigh
     #[arg(
         long,
         value_name = "NAME",
+        global = true,
         requires = "feed",
         conflicts_with = "config"
     )]

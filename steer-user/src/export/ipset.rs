@@ -10,6 +10,10 @@ use crate::policy::Plan;
 /// The kernel keeps an element for each port: longer ranges would fill the set.
 const LONGEST_RANGE: u32 = 1024;
 
+/// The most elements of a set; it costs nothing before they are there. The same for ever: a set
+/// cannot be swapped for one that was made with another.
+const MOST_ELEMENTS: u32 = 1 << 20;
+
 pub(super) fn render(plan: &Plan, prefix: &Word) -> Export {
     let groups = coverage::groups(plan);
     let mut notes = Vec::new();
@@ -19,7 +23,6 @@ pub(super) fn render(plan: &Plan, prefix: &Word) -> Export {
         for (digit, family) in [("4", "inet"), ("6", "inet6")] {
             let set = format!("{prefix}_{}{digit}", word(category));
             let mut adds = String::new();
-            let mut size = 0;
             for cell in &cells {
                 if matches!(cell.prefix, IpNet::V4(_)) != (digit == "4") {
                     continue;
@@ -33,15 +36,13 @@ pub(super) fn render(plan: &Plan, prefix: &Word) -> Export {
                     ));
                     continue;
                 }
-                size += length;
                 // Writing to a String cannot fail; the same below.
                 let _ = writeln!(adds, "add {set}_new {},{protocol}:{ports}", cell.prefix);
             }
-            let most = size.max(65536);
             for name in [set.clone(), format!("{set}_new")] {
                 let _ = writeln!(
                     body,
-                    "create {name} hash:net,port family {family} maxelem {most} -exist"
+                    "create {name} hash:net,port family {family} maxelem {MOST_ELEMENTS} -exist"
                 );
             }
             let _ = write!(

@@ -1,4 +1,4 @@
-function steerTarget(url) {
+function steerPort(url) {
     var match = /^([a-z]+):\/\/([^\/?#]*)/i.exec(url);
     if (!match) {
         return null;
@@ -16,31 +16,42 @@ function steerAddress(host) {
     return ((+parts[1] * 256 + +parts[2]) * 256 + +parts[3]) * 256 + +parts[4];
 }
 
+// How specific the most specific pattern is that the name matches; 0: none does.
+function steerSpecific(patterns, name) {
+    var most = 0;
+    for (var i = 0; i < patterns.length; i++) {
+        var pattern = patterns[i];
+        if (pattern === name) {
+            return 1000;
+        }
+        var expression = "^" + pattern.replace(/\./g, "\\.").replace(/\*/g, ".*") + "$";
+        if (pattern.length > most && new RegExp(expression).test(name)) {
+            most = pattern.length;
+        }
+    }
+    return most;
+}
+
+// Whether one of the ranges has the number.
+function steerHas(ranges, number) {
+    for (var i = 0; i < ranges.length; i++) {
+        if (ranges[i][0] <= number && number <= ranges[i][1]) {
+            return true;
+        }
+    }
+    return false;
+}
+
 function FindProxyForURL(url, host) {
-    var port = steerTarget(url);
+    var port = steerPort(url);
     var name = host.toLowerCase().replace(/\.$/, "");
     var address = steerAddress(name);
+    var least = Math.max(1, steerSpecific(steerExceptions, name));
     for (var i = 0; port !== null && i < steerSets.length; i++) {
         var set = steerSets[i];
-        var listed = false, j;
-        for (j = 0; j < set.ports.length; j++) {
-            listed = listed || (set.ports[j][0] <= port && port <= set.ports[j][1]);
-        }
-        if (!listed) {
-            continue;
-        }
-        if (address !== null) {
-            for (j = 0; j < set.addresses.length; j++) {
-                if (set.addresses[j][0] <= address && address <= set.addresses[j][1]) {
-                    return "DIRECT";
-                }
-            }
-            continue;
-        }
-        for (j = 0; j < set.names.length; j++) {
-            if (set.names[j].test(name)) {
-                return "DIRECT";
-            }
+        if (steerHas(set.ports, port) &&
+            (address === null ? steerSpecific(set.names, name) >= least : steerHas(set.addresses, address))) {
+            return "DIRECT";
         }
     }
     return steerOther;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use ipnet::IpNet;
 
-use super::{Export, coverage, export};
+use super::{Export, coverage, export, names};
 use crate::{endpoints::Ports, policy::Plan};
 
 const CODE: &str = include_str!("pac.js");
@@ -13,14 +13,14 @@ const CODE: &str = include_str!("pac.js");
 pub(super) fn render(plan: &Plan, other: &str) -> Export {
     let mut sets = Vec::new();
     for group in coverage::groups(plan) {
-        let names: Vec<String> = group
+        let patterns: Vec<String> = group
             .names
             .iter()
-            .map(|name| expression(name.as_str()))
+            .map(|name| quoted(name.as_str()))
             .collect();
         let addresses: Vec<String> = group.prefixes.iter().filter_map(range).collect();
         // A browser asks only about what goes over TCP.
-        if group.tcp.is_empty() || (names.is_empty() && addresses.is_empty()) {
+        if group.tcp.is_empty() || (patterns.is_empty() && addresses.is_empty()) {
             continue;
         }
         sets.push(format!(
@@ -28,17 +28,19 @@ pub(super) fn render(plan: &Plan, other: &str) -> Export {
             group.label.to_string().replace('\n', " "),
             group.category,
             ports(group.tcp),
-            names.join(", "),
+            patterns.join(", "),
             addresses.join(", "),
         ));
     }
+    let exceptions: Vec<String> = names::exceptions(plan).into_iter().map(quoted).collect();
     let mut body = String::new();
     // Writing to a String cannot fail.
     let _ = write!(
         body,
-        "var steerSets = [\n{}\n];\n\nvar steerOther = {};\n\n{CODE}",
+        "var steerSets = [\n{}\n];\n\n// Names of other sets: below a wildcard from above, they are not meant.\nvar steerExceptions = [{}];\n\nvar steerOther = {};\n\n{CODE}",
         sets.join(",\n"),
-        serde_json::Value::from(other),
+        exceptions.join(", "),
+        quoted(other),
     );
     let notes = vec![
         "UDP and IPv6 addresses in URLs are left out: the proxy has them".to_owned(),
@@ -47,9 +49,8 @@ pub(super) fn render(plan: &Plan, other: &str) -> Export {
     export(plan, "//", &[], notes, &body)
 }
 
-/// The pattern as a regular expression over the whole name.
-fn expression(name: &str) -> String {
-    format!("/^{}$/", name.replace('.', "\\.").replace('*', ".*"))
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 fn ports(ports: &Ports) -> String {

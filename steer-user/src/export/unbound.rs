@@ -2,13 +2,13 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use super::{Export, export, names};
+use super::{Export, export, names::Zones};
 use crate::policy::Plan;
 
 pub(super) fn render(plan: &Plan, resolvers: &[IpAddr]) -> Export {
-    let (zones, notes) = names::zones(plan);
+    let zones = Zones::of(plan);
     let mut body = String::new();
-    for zone in zones {
+    for zone in &zones.selected {
         // Writing to a String cannot fail; the same below.
         let _ = writeln!(body, "forward-zone:\n\tname: \"{zone}.\"");
         for resolver in resolvers {
@@ -16,5 +16,5 @@ pub(super) fn render(plan: &Plan, resolvers: &[IpAddr]) -> Export {
         }
     }
     let usage = ["Name it with include: in unbound.conf."];
-    export(plan, "#", &usage, notes, &body)
+    export(plan, "#", &usage, zones.notes(false), &body)
 }
