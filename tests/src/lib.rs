@@ -46,5 +46,6 @@ pub mod steer;
 pub mod steering;
 pub mod testrun;
 pub mod traffic;
+pub mod unpacked;
 pub mod wan;
 pub mod wire;

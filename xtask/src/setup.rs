@@ -20,7 +20,7 @@ pub struct Tool {
     pub why: &'static str,
 }
 
-/// Daemons of routers that tests run inside the lab: where they are in a file system, and their
+/// Daemons and tools of routers that tests run: where they are in a file system, and their
 /// package. They are unpacked, not installed: nothing starts on this machine, now or when it boots.
 const DAEMONS: &[(&str, &str, &str)] = &[
     (
@@ -33,6 +33,15 @@ const DAEMONS: &[(&str, &str, &str)] = &[
         "keepalived",
         "a test has a standby router take over",
     ),
+    ("usr/bin/vtysh", "frr", "it judges the exported routes"),
+    ("usr/sbin/bird", "bird2", "it judges the exported routes"),
+    ("usr/sbin/ipset", "ipset", "it loads the exported sets"),
+    (
+        "usr/sbin/unbound-checkconf",
+        "unbound",
+        "it judges the exported forwarders",
+    ),
+    ("usr/bin/duk", "duktape", "it runs the exported PAC file"),
 ];
 
 const TOOLS: &[Tool] = &[

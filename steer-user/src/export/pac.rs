@@ -25,7 +25,7 @@ pub(super) fn render(plan: &Plan, other: &str) -> Export {
         }
         sets.push(format!(
             "    // {}, {}\n    {{\n        ports: [{}],\n        names: [{}],\n        addresses: [{}]\n    }}",
-            group.label.to_string().replace('\n', " "),
+            group.label,
             group.category,
             ports(group.tcp),
             patterns.join(", "),

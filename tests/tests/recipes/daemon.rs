@@ -7,7 +7,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use steer_tests::namespace::Namespace;
+use steer_tests::{namespace::Namespace, unpacked};
 
 /// A program that runs until this is dropped.
 pub struct Daemon {
@@ -34,7 +34,7 @@ impl Daemon {
             .args(["--mount", "sh", "-c", &script, "sh"])
             .arg(program)
             .args(arguments)
-            .env("LD_LIBRARY_PATH", libraries())
+            .env("LD_LIBRARY_PATH", unpacked::libraries())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output);
@@ -59,35 +59,4 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// What `cargo xtask setup` unpacked for the lab.
-fn unpacked() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/lab")
-}
-
-fn libraries() -> String {
-    let mut folders = Vec::new();
-    for base in [unpacked(), PathBuf::from("/")] {
-        for below in ["usr/lib", "lib"] {
-            let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-            let folder = base.join(below).join(triplet);
-            folders.push(folder.join("frr").display().to_string());
-            folders.push(folder.display().to_string());
-        }
-    }
-    folders.join(":")
-}
-
-/// A program of the lab or of the machine, by its place in a file system; none, and a line that says
-/// so, where neither has it.
-pub fn find(place: &str) -> Option<PathBuf> {
-    let found = [unpacked(), PathBuf::from("/")]
-        .iter()
-        .map(|base| base.join(place))
-        .find(|path| path.is_file());
-    if found.is_none() {
-        println!("skipped: there is no {place} here; `cargo xtask setup` brings it");
-    }
-    found
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use steer_tests::{lab::Lab, residue::Snapshot, steer::Steer};
+use steer_tests::{lab::Lab, residue::Snapshot, steer::Steer, unpacked};
 
-use super::{assert_steered, book::Recipe, daemon, daemon::Daemon, office, wait_for};
+use super::{assert_steered, book::Recipe, daemon::Daemon, office, wait_for};
 
 /// A router's networkd.
 struct Networkd {
@@ -19,7 +19,7 @@ impl Networkd {
             "lib/systemd/systemd-networkd",
         ]
         .iter()
-        .find_map(|place| daemon::find(place))?;
+        .find_map(|place| unpacked::find(place))?;
         let folder = lab.directory().join("networkd");
         let etc = folder.join("etc");
         for (name, text) in files {

@@ -12,10 +12,11 @@ use steer_tests::{
     server::Site,
     steer::Steer,
     traffic::{Flow, probe_all},
+    unpacked,
     wire::Path,
 };
 
-use super::{book::Recipe, daemon, daemon::Daemon, office, wait_for};
+use super::{book::Recipe, daemon::Daemon, office, wait_for};
 
 /// What a resolver at 10.20.0.1 answers to a question for a name's IPv4 address.
 fn ask(client: &Namespace, name: &str) -> Option<Ipv4Addr> {
@@ -40,7 +41,7 @@ fn ask(client: &Namespace, name: &str) -> Option<Ipv4Addr> {
 }
 
 fn dnsmasq(lab: &Lab, namespace: &Namespace, role: &str, arguments: &[&str]) -> Option<Daemon> {
-    let program = daemon::find("usr/sbin/dnsmasq")?;
+    let program = unpacked::find("usr/sbin/dnsmasq")?;
     let folder = lab.directory().join(role);
     fs::create_dir(&folder).unwrap();
     let pid = format!("--pid-file={}", folder.join("pid").display());

@@ -7,9 +7,10 @@ use steer_tests::{
     residue::Snapshot,
     steer::Steer,
     traffic::{Fleet, Flow},
+    unpacked,
 };
 
-use super::{PATIENCE, assert_steered, book::Recipe, daemon, daemon::Daemon, office, wait_for};
+use super::{PATIENCE, assert_steered, book::Recipe, daemon::Daemon, office, wait_for};
 use std::time::Duration;
 use steer_tests::{scenario::flows, server::Site};
 
@@ -84,8 +85,8 @@ fn translation_by_the_boxs_own_nftables_suffices() {
 #[test]
 fn frr_routes_what_steer_grants() {
     let (Some(zebra), Some(pbrd)) = (
-        daemon::find("usr/lib/frr/zebra"),
-        daemon::find("usr/lib/frr/pbrd"),
+        unpacked::find("usr/lib/frr/zebra"),
+        unpacked::find("usr/lib/frr/pbrd"),
     ) else {
         return;
     };

@@ -16,10 +16,11 @@ use steer_tests::{
     server::Site,
     steer::{Places, binary},
     traffic::{Fleet, Flow, Protocol, probe_all, probe_each},
+    unpacked,
     wire::Capture,
 };
 
-use super::{PATIENCE, book::Recipe, daemon, daemon::Daemon, office, other, wait_for};
+use super::{PATIENCE, book::Recipe, daemon::Daemon, office, other, wait_for};
 
 /// One router of the pair: keepalived and steer.
 struct Router<'lab> {
@@ -31,7 +32,7 @@ struct Router<'lab> {
 
 impl<'lab> Router<'lab> {
     fn start(lab: &Lab, namespace: &'lab Namespace, role: &str, recipe: &Recipe) -> Option<Self> {
-        let program = daemon::find("usr/sbin/keepalived")?;
+        let program = unpacked::find("usr/sbin/keepalived")?;
         let folder = lab.directory().join(role);
         fs::create_dir(&folder).unwrap();
         let file = folder.join("keepalived.conf");
