@@ -253,3 +253,33 @@ fn the_snapshot_command_writes_the_compact_form() {
         ]
     );
 }
+
+#[test]
+fn an_export_takes_its_options_before_and_after_the_format_and_is_the_same_each_time() {
+    let (_folder, config) = file("steer.toml", CONFIG);
+    let before = Run::of(&["export", "-c", &config, "nftables"], "");
+    let after = Run::of(&["export", "nftables", "-c", &config], "");
+    assert_eq!((before.code, after.code), (0, 0), "{}", before.err);
+    assert_eq!(before.out, after.out);
+    assert!(
+        after.out.contains("198.51.100.0/24 . tcp . 443"),
+        "{}",
+        after.out
+    );
+
+    for args in [
+        &["export", "unbound"][..],
+        &["export", "nftables", "--table", "a b"],
+        &["export", "ipset", "--prefix", "seventeen_letters"],
+        &["export", "frr", "--gateway6", "fe80::1"],
+        &["export", "json", "--feed", "/nonexistent"],
+    ] {
+        let run = Run::of(args, "");
+        assert_eq!(
+            (run.code, run.out.as_str()),
+            (2, ""),
+            "{args:?}: {}",
+            run.err
+        );
+    }
+}

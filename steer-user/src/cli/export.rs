@@ -9,6 +9,7 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[command(subcommand_value_name = "FORMAT", subcommand_help_heading = "Formats")]
 pub(super) struct Args {
     #[command(subcommand)]
     format: Command,
