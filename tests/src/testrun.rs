@@ -182,16 +182,15 @@ impl Bench {
         let ports = vec![variant.port("test", 1)];
         let datapath = Datapath::load(mode, pins.dir().clone(), ports, FLOW_SEED, log)
             .with_context(|| format!("load {variant:?}"))?;
-        let maps = map_directory(pins.dir());
         let flows = match mode {
             Mode::Mark => None,
-            Mode::Redirect => Some(open(&maps, "FLOWS")?),
+            Mode::Redirect => Some(open(pins.dir(), "FLOWS")?),
         };
         Ok(Self {
             datapath,
             mode,
-            counts: open(&maps, "COUNTS")?,
-            reasons: open(&maps, "REASONS")?,
+            counts: open(pins.dir(), "COUNTS")?,
+            reasons: open(pins.dir(), "REASONS")?,
             flows,
             seen_reasons: vec![0; Reason::ALL.len()],
             seen_counts: vec![Count::default(); usize::from(CLASSES) * mark::PATHS],
@@ -347,14 +346,8 @@ impl Bench {
     }
 }
 
-/// Where the maps are pinned: below the hash of their layout.
-fn map_directory(pins: &PinDir) -> PathBuf {
-    pins.root().join(format!("{:016x}", abi::HASH)).join("maps")
-}
-
-fn open<T: TryFrom<Map, Error = MapError>>(maps: &Path, name: &str) -> Result<T> {
-    let data =
-        MapData::from_pin(maps.join(name)).with_context(|| format!("open the map {name}"))?;
+fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinDir, name: &str) -> Result<T> {
+    let data = MapData::from_pin(pins.map(name)).with_context(|| format!("open the map {name}"))?;
     Ok(T::try_from(Map::from_map_data(data)?)?)
 }
 

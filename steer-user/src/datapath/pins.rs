@@ -213,7 +213,8 @@ impl PinDir {
         Ok(())
     }
 
-    pub(super) fn map(&self, name: &str) -> PathBuf {
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
         match name {
             // They may outlive the rest of their version.
             "FLOWS" | "CLOCK" => self.maps().join(format!("{name}-{:016x}", flow::LAYOUT)),
