@@ -65,6 +65,7 @@ fn the_breakout_leads_to_the_near_front_end_and_back() {
 #[test]
 fn the_judge_sees_sources_that_the_isp_would_not_accept() {
     let lab = Lab::start(LabOptions::default()).unwrap();
+    lab.expect_leaks();
     let (gateway, _) = lab.breakouts()[0].gateway;
     lab.router
         .ip(&format!("route replace default via {gateway}\n"))
