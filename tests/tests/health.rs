@@ -235,7 +235,7 @@ fn a_lossy_line_is_degraded_and_kept_where_there_is_no_better_one() {
     let lossy = format!("{LONG_HOLD}loss_percent = 5\n");
     let steer = start(&lab, &lossy);
     lab.internet.set(Conditions {
-        loss: 0.08,
+        loss: 0.1,
         ..lab.options.internet
     });
     let said = wait_for(&steer, 0, "degraded");

@@ -22,8 +22,10 @@ use crate::config::HealthConfig;
 /// How late is late, at least. Three rounds of it and one before are 0.6 s: an answer that comes
 /// within 0.45 s, as through a full queue, still shows that the path lives.
 const LATE: Duration = Duration::from_millis(150);
-/// How long an answer is waited for, at least; what comes later counts as lost.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an answer is waited for, at least; what comes later counts as lost. The kernel sends a
+/// TCP connection's first packet again after 1 s: an answer to that would hide the loss, and be taken
+/// for a slow line.
+const PATIENCE: Duration = Duration::from_millis(900);
 /// How often a target is asked for a whole handshake while all is well.
 const DEEP: Duration = Duration::from_secs(30);
 /// So long must a measure be above its threshold for a breakout to be degraded.
@@ -40,7 +42,9 @@ pub struct Probe {
     pub target: usize,
     /// Whether a whole handshake is wanted, or the first answer is enough.
     pub deep: bool,
-    /// When to give up.
+    /// When to give up waiting for the first answer.
+    pub first: Duration,
+    /// When to give up on the whole.
     pub patience: Duration,
 }
 
@@ -322,7 +326,8 @@ impl Watch {
         let tracked = &mut self.targets[target];
         let late = tracked.lateness().unwrap_or(PATIENCE).max(LATE);
         // A handshake takes two or three times as long as the first answer.
-        let patience = PATIENCE.max(if deep { late * 3 } else { late * 2 });
+        let first = PATIENCE.max(late * 2);
+        let patience = if deep { first.max(late * 3) } else { first };
         let late = if deep { patience } else { late };
         if deep {
             tracked.went_deep(now + DEEP);
@@ -338,6 +343,7 @@ impl Watch {
             number: self.numbers,
             target,
             deep,
+            first,
             patience,
         }
     }

@@ -42,14 +42,14 @@ pub async fn probe(via: &Via, target: &Target, probe: Probe, trust: &Trust) -> O
         format!(
             "{}: no answer for {} ms",
             target.address,
-            probe.patience.as_millis()
+            probe.first.as_millis()
         )
     };
     let first = match target.kind {
-        ProbeKind::Tls => timeout(probe.patience, connect(via, target.address))
+        ProbeKind::Tls => timeout(probe.first, connect(via, target.address))
             .await
             .map(|it| it.map(Some)),
-        ProbeKind::Stun => timeout(probe.patience, ask_stun(via, target.address))
+        ProbeKind::Stun => timeout(probe.first, ask_stun(via, target.address))
             .await
             .map(|it| it.map(|()| None)),
     };
@@ -59,6 +59,10 @@ pub async fn probe(via: &Via, target: &Target, probe: Probe, trust: &Trust) -> O
         Ok(Err(error)) => return failed(format!("{}: {error}", target.address), false),
         Err(_) => return failed(late(), false),
     };
+    if rtt > probe.first {
+        // The clock was looked at too late: by now the kernel has asked twice.
+        return failed(late(), false);
+    }
     if let (Some(stream), true) = (stream, probe.deep) {
         let left = probe.patience.saturating_sub(rtt);
         match timeout(left, trust.handshake(stream, &target.names)).await {
