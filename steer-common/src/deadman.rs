@@ -50,6 +50,19 @@ impl Heartbeat {
 #[repr(C, align(8))]
 pub struct Open(pub [u8; 16]);
 
+impl Open {
+    /// Bit n: path n is open.
+    #[inline(always)]
+    pub const fn paths(&self) -> u32 {
+        let (mut bits, mut path) = (0, 0);
+        while path < self.0.len() {
+            bits |= ((self.0[path] & 1) as u32) << path;
+            path += 1;
+        }
+        bits
+    }
+}
+
 /// What is known of the answers on one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -275,6 +288,16 @@ mod tests {
         fn is_open(&self, path: u8) -> bool {
             self.memory.lives.borrow()[usize::from(path)].1
         }
+    }
+
+    #[test]
+    fn open_paths_are_bits() {
+        let mut open = Open::default();
+        assert_eq!(open.paths(), 0);
+        for path in [0, 3, 15] {
+            open.0[path] = 1;
+        }
+        assert_eq!(open.paths(), 0x8009);
     }
 
     #[test]

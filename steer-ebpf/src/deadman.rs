@@ -39,6 +39,22 @@ pub fn choose(table: &PathTable, packet: &Match) -> Option<u8> {
     }
 }
 
+/// The path of a client's query: that of its flows. It judges no path, because nobody hears what
+/// answers it; and it calls no function, because the stack of its program has no room for another.
+#[inline(always)]
+pub fn choose_for_query(table: &PathTable, client: u64, now: u64) -> Option<u8> {
+    if !is_any_open() {
+        return table.choose(client);
+    }
+    let heartbeat = HEARTBEAT.get(0)?;
+    let down = if heartbeat.is_fresh(now) {
+        0
+    } else {
+        OPEN.get(0)?.paths() & heartbeat.heard as u32
+    };
+    table.choose_without(client, down)
+}
+
 /// Whether the dead-man takes a path for down.
 #[inline(always)]
 pub fn is_open(path: u8) -> bool {

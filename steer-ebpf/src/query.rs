@@ -16,7 +16,7 @@ use steer_common::{
 
 use crate::{
     address::{self, Field},
-    classify, config,
+    classify, config, deadman,
     learned::long,
     message::{self, Buffer, Message, Side, Udp, half, octet},
     parse::{self, Bytes, Link},
@@ -195,7 +195,7 @@ fn target(
     } else {
         flow::mix(u64::from_be(long(client, 0)), u64::from_be(long(client, 1)))
     };
-    let path = paths.choose(flow::finish(hash)).ok_or(DnsEvent::NoPath)?;
+    let path = deadman::choose_for_query(paths, flow::finish(hash), now).ok_or(DnsEvent::NoPath)?;
     let index = table.active[usize::from(path & 0x0f)][usize::from(!udp.v4)];
     let index = u32::from(index);
     let resolver = resolvers::resolver(index)

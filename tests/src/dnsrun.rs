@@ -4,11 +4,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{
+    maps::{Array, MapData},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
 use etherparse::PacketBuilder;
 use steer_common::{
     abi::{PathTable, STEERING},
     chunk::SourceKind,
+    deadman::{Heartbeat, Open},
     dns::{DnsEvent, DnsTable, REWRITING},
     image::{Claim, Image, Source},
     names::NameTable,
@@ -18,7 +22,7 @@ use steer_user::datapath::{Dns, DnsMaps, LogLevel};
 
 use crate::{
     packet::CLIENT,
-    testrun::{Bench, ROUTER, Variant},
+    testrun::{Bench, ROUTER, Variant, open},
 };
 
 /// Where TC runs.
@@ -103,6 +107,22 @@ impl DnsBench {
     /// The maps.
     pub fn maps(&mut self) -> &mut DnsMaps {
         self.dns.maps_mut()
+    }
+
+    /// The dead-man takes `down` for down, of the paths that answers are heard on; no controller
+    /// watches.
+    pub fn leave_alone(&mut self, heard: &[u8], down: &[u8]) -> Result<()> {
+        let pins = self.classifier.pins();
+        let mut taken = Open::default();
+        for path in down {
+            taken.0[usize::from(*path)] = 1;
+        }
+        let heard = heard.iter().fold(0, |bits, path| bits | 1 << path);
+        let mut heartbeat: Array<MapData, Heartbeat> = open(pins, "HEARTBEAT")?;
+        heartbeat.set(0, Heartbeat { at: 0, heard }, 0)?;
+        let mut down: Array<MapData, Open> = open(pins, "OPEN")?;
+        down.set(0, taken, 0)?;
+        Ok(())
     }
 
     /// Puts a packet through a program; nothing but "next" is right.

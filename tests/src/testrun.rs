@@ -346,7 +346,7 @@ impl Bench {
     }
 }
 
-fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinDir, name: &str) -> Result<T> {
+pub(crate) fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinDir, name: &str) -> Result<T> {
     let data = MapData::from_pin(pins.map(name)).with_context(|| format!("open the map {name}"))?;
     Ok(T::try_from(Map::from_map_data(data)?)?)
 }

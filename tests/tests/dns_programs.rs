@@ -9,7 +9,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
-    dns::DnsEvent,
+    abi::{PathTable, STEERING},
+    dns::{DnsEvent, DnsTable, REWRITING},
     mark,
     names::{Aim, NameClaim, NameTable},
 };
@@ -268,6 +269,48 @@ fn an_answer_makes_the_resolver_s_next_question_its_own_again() {
     assert_eq!(bench.maps().resolver_state(1).unwrap().unanswered, 0);
     let count = bench.maps().resolver_count(1).unwrap();
     assert_eq!((count.queries, count.answers, count.failures), (19, 19, 0));
+}
+
+#[test]
+fn with_nobody_watching_a_query_leaves_a_path_that_the_dead_man_takes_for_down() {
+    const OTHER: u8 = PATH + 2;
+    const FAR4: &str = "198.51.100.9:53";
+    for variant in [Variant::new(Mode::Mark), Variant::new(Mode::Redirect)] {
+        let mut bench = bench(&variant);
+        bench
+            .classifier
+            .maps()
+            .set_paths(&PathTable {
+                state: STEERING | 1 << PATH | 1 << OTHER,
+                buckets: [PATH; 64],
+                next_hops: [[0; 2]; 16],
+            })
+            .unwrap();
+        bench.maps().set_resolver(3, at(FAR4).ip()).unwrap();
+        let mut table = DnsTable {
+            flags: REWRITING,
+            ..DnsTable::default()
+        };
+        table.active[usize::from(PATH)][0] = 1;
+        table.active[usize::from(OTHER)][0] = 3;
+        bench.maps().set_table(&table).unwrap();
+        for (id, down, path, resolver) in [(1, &[][..], PATH, NEAR4), (2, &[PATH], OTHER, FAR4)] {
+            bench.leave_alone(&[PATH, OTHER], down).unwrap();
+            // A client for each, so that no question is asked again.
+            let client = SocketAddr::from(([10, 1, 2, id], 40000));
+            let question = query(id.into(), "outlook.office.com", 1);
+            let sent = bench.datagram(client, at(SERVER4), &question).unwrap();
+            let expected = bench.datagram(client, at(resolver), &question).unwrap();
+            let seen = bench.run(Program::Query, &sent).unwrap();
+            assert_eq!(seen.bytes, expected, "{variant:?} {down:?}");
+            let mark = if variant.mark {
+                mark::Bits::DEFAULT.with_wish(0, path)
+            } else {
+                mark::Bits::DEFAULT.with_grant(0, path)
+            };
+            assert_eq!(seen.mark, mark, "{variant:?} {down:?}");
+        }
+    }
 }
 
 /// Asks and answers, and gives what is learned then.
