@@ -48,4 +48,5 @@ pub mod testrun;
 pub mod traffic;
 pub mod unpacked;
 pub mod wan;
+pub mod webservice;
 pub mod wire;

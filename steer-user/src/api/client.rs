@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{Answer, Drain, Status};
+use super::{Answer, Drain, Order, Status};
 
 /// More than any answer of the controller.
 const LIMIT: usize = 16 << 20;
@@ -64,6 +64,11 @@ impl Client {
     /// Has configuration and feed read again.
     pub async fn reload(&self) -> Result<Answer, ClientError> {
         self.request("POST", "/v1/reload", None::<&()>).await
+    }
+
+    /// Has the endpoint list changed.
+    pub async fn endpoints(&self, order: &Order) -> Result<Answer, ClientError> {
+        self.request("POST", "/v1/endpoints", Some(order)).await
     }
 
     /// Has everything removed.

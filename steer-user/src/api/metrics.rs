@@ -27,6 +27,7 @@ use super::{
     BreakoutStatus, Command, DeadManBreakout, DeadManStatus, LanStatus, NftStatus, PathHealth,
     PlanStatus, Status, SteeringState, server::ask,
 };
+use crate::endpoints::Report;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Whoever asks more often gets the same answer: the control loop has better things to do.
@@ -194,6 +195,9 @@ impl Collector for Status {
                 None,
                 [(vec![], feed.sets as u64)],
             )?;
+            if let Some(update) = &feed.update {
+                out.update(update)?;
+            }
         }
         if let Some(plan) = plan {
             out.plan(*plan)?;
@@ -254,6 +258,75 @@ impl Families<'_> {
             self.gauge(name, help, None, [(vec![], value)])?;
         }
         Ok(())
+    }
+
+    fn update(&mut self, update: &Report) -> fmt::Result {
+        let Report {
+            policy: _,
+            version: _,
+            fetched: _,
+            age,
+            checked,
+            failures,
+            error: _,
+            errors,
+            waiting,
+            reasons: _,
+            pinned,
+            leaving,
+            changes,
+        } = update;
+        let (seconds, one) = (Some(Unit::Seconds), |value: u64| [(vec![], value)]);
+        if let Some(age) = age {
+            self.gauge(
+                "feed_age",
+                "How old the endpoint list in use is",
+                seconds.as_ref(),
+                one(*age),
+            )?;
+        }
+        if let Some(checked) = checked {
+            let help = "When the service was last asked with success, in Unix time";
+            self.gauge("feed_checked", help, seconds.as_ref(), one(*checked))?;
+        }
+        for (name, help, value) in [
+            (
+                "feed_failures",
+                "Looks at the service that failed in a row",
+                *failures,
+            ),
+            (
+                "feed_held",
+                "1 while a newer list is held back",
+                waiting.is_some().into(),
+            ),
+            (
+                "feed_pinned",
+                "1 while an operator holds the list in use",
+                pinned.is_some().into(),
+            ),
+            (
+                "feed_leaving",
+                "Entries that are gone from the list and steered still",
+                *leaving as u64,
+            ),
+        ] {
+            self.gauge(name, help, None, one(value))?;
+        }
+        self.counter(
+            "feed_changes",
+            "Entries of the list's journal",
+            None,
+            one(*changes),
+        )?;
+        self.counter(
+            "feed_errors",
+            "Looks at the service that failed, by kind",
+            None,
+            errors
+                .iter()
+                .map(|(kind, count)| (vec![("kind", kind.clone())], *count)),
+        )
     }
 
     fn lan(&mut self, lan: &[LanStatus]) -> fmt::Result {
@@ -539,6 +612,13 @@ mod tests {
                 instance: "Worldwide".into(),
                 version: Some("2026".into()),
                 sets: 5,
+                update: Some(Report {
+                    age: Some(60),
+                    checked: Some(1_700_000_000),
+                    errors: BTreeMap::from([("timeout".into(), 2)]),
+                    changes: 9,
+                    ..Report::default()
+                }),
             }),
             plan: Some(PlanStatus {
                 generation: 3,
@@ -641,6 +721,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn every_number_of_the_status_is_a_sample() {
         let samples = parse(&open_metrics(full()).unwrap());
         let set = |breakout| {
@@ -686,6 +767,14 @@ mod tests {
                 1,
             ),
             ("steer_feed_sets".to_owned(), 5),
+            ("steer_feed_age_seconds".to_owned(), 60),
+            ("steer_feed_checked_seconds".to_owned(), 1_700_000_000),
+            ("steer_feed_failures".to_owned(), 0),
+            ("steer_feed_held".to_owned(), 0),
+            ("steer_feed_pinned".to_owned(), 0),
+            ("steer_feed_leaving".to_owned(), 0),
+            ("steer_feed_changes_total".to_owned(), 9),
+            (r#"steer_feed_errors_total{kind="timeout"}"#.to_owned(), 2),
             ("steer_plan_generation".to_owned(), 3),
             ("steer_plan_sets".to_owned(), 4),
             ("steer_plan_prefixes".to_owned(), 50),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `POST /v1/reload` | [`Answer`]: configuration and feed read again, applied whole or not at all |
+//! | `POST /v1/endpoints` | [`Order`] in, [`Answer`] out: a change of the endpoint list |
 //! | `POST /v1/detach` | [`Answer`]: steering stopped and, once drained, everything removed |
 //!
 //! [`Metrics`] shows the same status on a TCP address, if the configuration names one.
@@ -22,6 +23,8 @@ pub use status::{
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::endpoints::FeedVersion;
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,36 @@ impl Answer {
             message: message.into(),
         }
     }
+}
+
+/// A change of the endpoint list that an operator wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// What.
+    pub action: Action,
+    /// Which version; none: the one that the action is usually about.
+    #[serde(default)]
+    pub version: Option<FeedVersion>,
+    /// Who wants it, for the journal.
+    pub who: String,
+    /// Why, for the journal.
+    pub why: String,
+}
+
+/// What can be done with the endpoint list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Ask the service now.
+    Update,
+    /// Apply the list that is held back.
+    Approve,
+    /// Go back to an earlier list, and hold it.
+    Rollback,
+    /// Hold the list in use.
+    Pin,
+    /// Hold it no more.
+    Unpin,
 }
 
 /// How long a drain may take.

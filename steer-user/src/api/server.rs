@@ -15,7 +15,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Answer, Drain, Status};
+use super::{Answer, Drain, Order, Status};
+use crate::endpoints::Feed;
 
 /// A request to the control loop, with the way back.
 #[derive(Debug)]
@@ -24,6 +25,10 @@ pub enum Command {
     Status(oneshot::Sender<Status>),
     /// Read configuration and feed again.
     Reload(oneshot::Sender<Answer>),
+    /// Change the endpoint list.
+    Endpoints(Order, oneshot::Sender<Answer>),
+    /// Publish the plan of this list, from the task that keeps it: the generation, or why not.
+    UseFeed(Box<Feed>, oneshot::Sender<Result<u64, String>>),
     /// Stop steering and leave no trace.
     Detach(Drain, oneshot::Sender<Answer>),
 }
@@ -58,6 +63,7 @@ pub fn serve(socket: &Path, commands: mpsc::Sender<Command>) -> io::Result<Serve
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/endpoints", post(endpoints))
         .route("/v1/detach", post(detach))
         .with_state(commands);
     let (stop, stopped) = oneshot::channel();
@@ -81,6 +87,10 @@ async fn status(State(commands): Commands) -> Response {
 
 async fn reload(State(commands): Commands) -> Response {
     respond(ask(&commands, Command::Reload).await)
+}
+
+async fn endpoints(State(commands): Commands, Json(order): Json<Order>) -> Response {
+    respond(ask(&commands, |answer| Command::Endpoints(order, answer)).await)
 }
 
 async fn detach(State(commands): Commands, Json(drain): Json<Drain>) -> Response {

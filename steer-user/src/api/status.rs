@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::endpoints::Report;
+
 /// Whether packets are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +71,9 @@ pub struct FeedStatus {
     pub version: Option<String>,
     /// Endpoint sets in the feed.
     pub sets: usize,
+    /// How it is kept current; none when the service is never asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub update: Option<Report>,
 }
 
 /// The active plan.

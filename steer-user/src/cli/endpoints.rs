@@ -6,10 +6,12 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::{
+    Failure, feed, offline,
     output::{self, FeedFacts},
     source::{Source, SourceArgs},
 };
 use crate::{
+    api::Action,
     config::OwnInclude,
     endpoints::{EndpointSet, Feed, Instance, NamePattern, Ports, render_snapshot},
     policy::unselected,
@@ -31,6 +33,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show versions, what is held back and why, the calendar, and the journal
+    Show(feed::ShowArgs),
+    /// Show what moved between two lists
+    Diff(feed::DiffArgs),
+    /// Ask the service now
+    Update(feed::OrderArgs),
+    /// Hold the list in use, or an earlier one
+    Pin(feed::VersionArgs),
+    /// Let newer lists come again
+    Unpin(feed::OrderArgs),
+    /// Apply the list that is held back
+    Approve(feed::VersionArgs),
+    /// Go back to an earlier list, and hold it
+    Rollback(feed::VersionArgs),
     /// Write a list in the compact form that is built into the binary
     #[command(hide = true)]
     Snapshot {
@@ -45,7 +61,20 @@ enum Command {
     },
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
+    match &args.command {
+        Command::List { .. } | Command::Snapshot { .. } => offline(run(args)),
+        Command::Show(args) => feed::show(args),
+        Command::Diff(args) => feed::diff(args),
+        Command::Update(args) => feed::order(Action::Update, None, args),
+        Command::Pin(args) => feed::order(Action::Pin, args.version, &args.order),
+        Command::Unpin(args) => feed::order(Action::Unpin, None, args),
+        Command::Approve(args) => feed::order(Action::Approve, args.version, &args.order),
+        Command::Rollback(args) => feed::order(Action::Rollback, args.version, &args.order),
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::List { from, json } => list(&from.read()?, *json)?,
         Command::Snapshot { file, date, write } => {
@@ -59,6 +88,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 None => output::print(&text)?,
             }
         }
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod endpoints;
 mod explain;
 mod export;
+mod feed;
 mod init;
 mod output;
 mod reload;
@@ -55,7 +56,7 @@ enum Command {
     Explain(explain::Args),
     /// Write the plan for other tools.
     Export(export::Args),
-    /// Look at Microsoft's endpoint list.
+    /// Look at Microsoft's endpoint list, and decide which version is in use.
     Endpoints(endpoints::Args),
 }
 
@@ -148,7 +149,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::main(&args),
         Command::Explain(args) => offline(explain::run(&args)),
         Command::Export(args) => offline(export::run(args)),
-        Command::Endpoints(args) => offline(endpoints::run(&args)),
+        Command::Endpoints(args) => endpoints::main(&args),
     };
     match result {
         Ok(code) => code,

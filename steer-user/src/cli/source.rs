@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     config::{Config, Selection},
-    endpoints::{Feed, Instance},
+    endpoints::{Feed, Instance, Keeper, Policy, Store},
     policy::{ClassRegistry, Plan, Site},
 };
 
@@ -66,18 +66,29 @@ impl SourceArgs {
 
 impl Source {
     /// What a configuration names, or the same with another feed.
-    pub(super) fn of(config: &Config, feed: Option<&Path>) -> anyhow::Result<Self> {
-        let feed = match feed.or(config.feed.file.as_deref()) {
+    pub(super) fn of(config: &Config, named: Option<&Path>) -> anyhow::Result<Self> {
+        let feed = match named.or(config.feed.file.as_deref()) {
             Some(path) => Feed::read(path, config.feed.instance)?,
             None => Feed::builtin()?,
         };
+        let feed = if named.is_none() && config.feed.rules.policy != Policy::Off {
+            let store = Store::look(&config.system.state_dir, config.feed.instance);
+            Keeper::new(store, config.feed.rules.clone(), feed).current()
+        } else {
+            feed
+        };
+        Ok(Self::with(config, feed))
+    }
+
+    /// What a configuration names, with this feed.
+    pub(super) fn with(config: &Config, feed: Feed) -> Self {
         // What the interfaces are connected to is the kernel's to say, not the configuration's.
         let site = Site::of(config, |_| None, Vec::new());
-        Ok(Self {
+        Self {
             feed,
             select: config.select.clone(),
             site,
-        })
+        }
     }
 
     /// The plan. Class numbers are this process's own.

@@ -1,6 +1,6 @@
 //! `steer status`.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 
@@ -8,6 +8,7 @@ use super::{ControllerOptions, Failure, block_on, print_json};
 use crate::{
     api::{BreakoutStatus, Client, ClientError, PathHealth, Status, SteeringState},
     controller,
+    endpoints::Report,
 };
 
 /// Shows the state of steering, the breakouts, and what was counted.
@@ -56,6 +57,9 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
             "feed      {} ({}), {} sets",
             feed.source, feed.instance, feed.sets
         )?;
+    }
+    if let Some(update) = status.feed.as_ref().and_then(|feed| feed.update.as_ref()) {
+        out += &update_lines(update)?;
     }
     if let Some(plan) = &status.plan {
         write!(out, "plan      generation {}", plan.generation)?;
@@ -175,6 +179,41 @@ fn probes(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// How the list is kept current, and what is wrong with that.
+fn update_lines(update: &Report) -> Result<String, std::fmt::Error> {
+    let ago = |seconds: u64| humantime::format_duration(Duration::from_secs(seconds / 60 * 60));
+    let mut out = format!("updates   {}", update.policy);
+    if let Some(age) = update.age {
+        write!(out, ", fetched {} ago", ago(age))?;
+    }
+    if update.leaving > 0 {
+        write!(
+            out,
+            ", {} removed entries are steered still",
+            update.leaving
+        )?;
+    }
+    out.push('\n');
+    if let Some(pinned) = &update.pinned {
+        writeln!(out, "pinned    by {pinned}")?;
+    }
+    if let Some(version) = &update.waiting {
+        writeln!(
+            out,
+            "held back version {version}: {}",
+            update.reasons.join("; ")
+        )?;
+    }
+    if let Some(error) = &update.error {
+        writeln!(
+            out,
+            "note      {} looks in a row failed: {error}",
+            update.failures
+        )?;
+    }
+    Ok(out)
 }
 
 fn headline(status: &Status) -> String {

@@ -7,6 +7,7 @@
 pub mod cases;
 mod defaults;
 mod error;
+mod feed;
 mod health;
 mod locate;
 mod schema;
@@ -25,6 +26,7 @@ use ipnet::IpNet;
 
 pub use self::{
     error::{ConfigError, ConfigProblem},
+    feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
     written::{Difference, Written},
 };
@@ -66,16 +68,6 @@ pub struct Config {
     pub system: SystemConfig,
     /// The file itself, to say what changed.
     pub written: Written,
-}
-
-/// Where the endpoint list comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FeedConfig {
-    /// A file in the web service's JSON; none: the snapshot in the binary. A relative path in the
-    /// configuration is relative to the configuration file.
-    pub file: Option<PathBuf>,
-    /// The cloud whose list it is.
-    pub instance: Instance,
 }
 
 /// What of the endpoint list is steered, and what besides.

@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::feed::RawFeed;
 use super::health::RawHealth;
 
 pub(super) type Text = Spanned<String>;
@@ -33,13 +34,6 @@ pub(super) struct RawConfig {
     pub metrics: RawMetrics,
     #[serde(default)]
     pub system: RawSystem,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawFeed {
-    pub file: Option<Text>,
-    pub instance: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

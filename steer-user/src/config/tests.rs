@@ -6,12 +6,29 @@ use super::{
     cases::{GOOD, bad, last, top},
     *,
 };
+use crate::endpoints::{Guards, Hooks, Policy, Rules, Service};
 
 /// Every key, none with its default.
 const FULL: &str = r#"
 reload_on_change = false
 mode = "redirect"
-feed = { file = "f.json", instance = "china" }
+[feed]
+file = "f.json"
+instance = "china"
+update = "approve"
+url = "https://mirror.example:8443/m365/"
+interval = "10m"
+timeout = "5s"
+via = "fiber"
+proxy = "http://user:word@proxy.example:3128"
+ca_file = "/ca.pem"
+tenant = "contoso"
+areas = ["exchange"]
+ipv6 = false
+removal_delay = "7s"
+keep = 3
+guards = { required_sets = [1], shrink = 10, growth = 20, widest_v4 = 12, widest_v6 = 32, deny = ["198.51.100.0/24"] }
+hooks = { before = ["/b", "x"], after = ["/a"], timeout = "2s" }
 [select]
 categories = ["default"]
 service_areas = ["skype"]
@@ -163,12 +180,13 @@ fn the_smallest_file_has_the_documented_defaults() {
     let config = Config::parse("steer.toml", GOOD).unwrap();
     assert_eq!(config.mode, Mode::Mark);
     assert_eq!(
-        config.feed,
-        FeedConfig {
-            file: None,
-            instance: Instance::Worldwide
-        }
+        (&config.feed.file, config.feed.instance),
+        (&None, Instance::Worldwide)
     );
+    assert_eq!(config.feed.rules.policy, Policy::Off);
+    assert_eq!(config.feed.service.base, "https://endpoints.office.com");
+    assert_eq!(config.feed.interval, Duration::from_hours(1));
+    assert_eq!(config.feed.rules.removal_delay, Duration::from_hours(720));
     assert_eq!(config.select, Selection::default_for(Instance::Worldwide));
     assert_eq!(config.select.exclude_sets, BTreeSet::from([SetId(10)]));
     assert_eq!(
@@ -185,6 +203,7 @@ fn the_smallest_file_has_the_documented_defaults() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_key_arrives() {
     let config = Config::parse("steer.toml", FULL).unwrap();
     let expected = Config {
@@ -193,6 +212,37 @@ fn every_key_arrives() {
         feed: FeedConfig {
             file: Some("f.json".into()),
             instance: Instance::China,
+            service: Service {
+                base: "https://mirror.example:8443/m365".into(),
+                instance: Instance::China,
+                tenant: Some("contoso".into()),
+                areas: vec![ServiceArea::Exchange],
+                ipv6: false,
+                device: Some("brk0".into()),
+                proxy: Some("http://user:word@proxy.example:3128".parse().unwrap()),
+                ca_file: Some("/ca.pem".into()),
+                timeout: Duration::from_secs(5),
+            },
+            via: Some("fiber".into()),
+            interval: Duration::from_mins(10),
+            rules: Rules {
+                policy: Policy::Approve,
+                guards: Guards {
+                    required: [SetId(1)].into(),
+                    shrink: 10,
+                    growth: 20,
+                    widest_v4: 12,
+                    widest_v6: 32,
+                    deny: vec!["198.51.100.0/24".parse().unwrap()],
+                },
+                removal_delay: Duration::from_secs(7),
+                keep: 3,
+                hooks: Hooks {
+                    before: vec!["/b".into(), "x".into()],
+                    after: vec!["/a".into()],
+                    timeout: Duration::from_secs(2),
+                },
+            },
         },
         select: Selection {
             categories: BTreeSet::from([Category::Default]),
@@ -306,6 +356,12 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
     let examples = [
         "# file =",
         "# id =",
+        "# url =",
+        "# via =",
+        "# proxy =",
+        "# ca_file =",
+        "# tenant =",
+        "# deny =",
         "# gateway6 =",
         "# include = [\n",
         "# listen =",

@@ -14,12 +14,12 @@ use steer_common::mark;
 use toml::Spanned;
 
 use super::{
-    Breakout, Config, ConfigProblem, FeedConfig, InterfaceName, Lan, MarkBits, MarkConfig,
-    MetricsConfig, Mode, Order, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan,
-    Written, XdpChoice, defaults,
+    Breakout, Config, ConfigProblem, InterfaceName, Lan, MarkBits, MarkConfig, MetricsConfig, Mode,
+    Order, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan, Written, XdpChoice,
+    defaults,
     schema::{
-        Number, NumberOrText, RawBreakout, RawConfig, RawFeed, RawInclude, RawLan, RawMark,
-        RawMetrics, RawSelect, RawSystem, Text,
+        Number, NumberOrText, RawBreakout, RawConfig, RawInclude, RawLan, RawMark, RawMetrics,
+        RawSelect, RawSystem, Text,
     },
 };
 use crate::endpoints::{Instance, Ports, SetId, never_steered};
@@ -62,7 +62,8 @@ impl Checker<'_> {
             &[("mark", Mode::Mark), ("redirect", Mode::Redirect)],
             defaults::MODE,
         );
-        let feed = self.feed(raw.feed);
+        let via = raw.feed.via_span();
+        let mut feed = self.feed(raw.feed);
         let select = self.selection(raw.select, feed.instance);
         let xdp = [
             ("auto", XdpChoice::Auto),
@@ -90,6 +91,7 @@ impl Checker<'_> {
 
         self.lans_are_distinct(&lans, &spans);
         self.breakouts_are_distinct(&breakouts, &named);
+        self.feed_goes_via(&mut feed, via, &breakouts);
         self.roles_are_distinct(&lans, &breakouts, &named, backbone.as_ref());
 
         Config {
@@ -109,33 +111,6 @@ impl Checker<'_> {
             system: self.system(raw.system),
             written: Written::of(self.text),
         }
-    }
-
-    fn feed(&mut self, raw: RawFeed) -> FeedConfig {
-        let file = raw.file.and_then(|file| {
-            if file.get_ref().is_empty() {
-                self.wrong(
-                    file.span(),
-                    "is empty",
-                    "name a file, or leave the key out for the built-in snapshot",
-                );
-                return None;
-            }
-            Some(PathBuf::from(file.into_inner()))
-        });
-        let words = Instance::ALL.map(|instance| (instance.as_str(), instance));
-        let span = raw.instance.as_ref().map(Spanned::span);
-        let instance = self.one_of(raw.instance, &words, Instance::default());
-        if let (Some(span), None) = (span, &file)
-            && instance != Instance::Worldwide
-        {
-            self.wrong(
-                span,
-                format!("the built-in snapshot is Worldwide's, not {instance}'s"),
-                "fetch that instance's list and name it as feed.file",
-            );
-        }
-        FeedConfig { file, instance }
     }
 
     fn selection(&mut self, raw: RawSelect, instance: Instance) -> Selection {
@@ -670,7 +645,7 @@ impl Checker<'_> {
         }
     }
 
-    fn prefixes(&mut self, raw: Vec<Text>) -> Vec<IpNet> {
+    pub(super) fn prefixes(&mut self, raw: Vec<Text>) -> Vec<IpNet> {
         let mut prefixes = Vec::with_capacity(raw.len());
         for text in raw {
             let span = text.span();
@@ -698,7 +673,7 @@ impl Checker<'_> {
     }
 
     /// A name of the operator's choice: it becomes a label of metrics and part of file names.
-    fn name(&mut self, text: Text) -> String {
+    pub(super) fn name(&mut self, text: Text) -> String {
         let name = text.get_ref();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if name.is_empty() || name.len() > 32 || !name.bytes().all(allowed) {
@@ -713,7 +688,10 @@ impl Checker<'_> {
     }
 
     /// A list of words of the endpoint service, each at most once.
-    fn words<T: FromStr<Err: std::fmt::Display> + Ord>(&mut self, list: Vec<Text>) -> BTreeSet<T> {
+    pub(super) fn words<T: FromStr<Err: std::fmt::Display> + Ord>(
+        &mut self,
+        list: Vec<Text>,
+    ) -> BTreeSet<T> {
         let mut words = BTreeSet::new();
         for text in list {
             if let Some(word) = self.parsed(&text, "correct the spelling")

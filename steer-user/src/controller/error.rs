@@ -6,7 +6,7 @@ use super::LockError;
 use crate::{
     config::ConfigError,
     datapath::{DatapathError, Mode},
-    endpoints::FeedError,
+    endpoints::{FeedError, StoreError},
     policy::PlanError,
     probe::TrustError,
     system::{MarkBits, SystemError},
@@ -24,6 +24,9 @@ pub enum ControllerError {
     /// The feed has mistakes.
     #[error(transparent)]
     Feed(#[from] FeedError),
+    /// The endpoint lists on disk cannot be kept.
+    #[error("{0}. [system] state_dir must be writable for feed.update")]
+    Store(#[from] StoreError),
     /// There is no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),

@@ -8,6 +8,7 @@ mod clsact;
 mod deadman;
 mod detach;
 mod error;
+pub(crate) mod feed;
 mod health;
 mod hops;
 mod lock;
@@ -44,6 +45,7 @@ pub use self::{
     report::unattended,
 };
 use self::{
+    feed::FeedTask,
     health::Prober,
     hops::NextHops,
     look::{View, look},
@@ -170,6 +172,7 @@ struct Controller {
     look_again: bool,
     registry: RegistryFile,
     path_ids: PathIds,
+    feed_task: Option<FeedTask>,
     plan: Plan,
     generation: u64,
     objects: Vec<Object>,
@@ -181,6 +184,7 @@ struct Controller {
     problems: Vec<String>,
     heard: supervisor::Heard,
     metrics: Metrics,
+    commands: mpsc::Sender<Command>,
     started: Instant,
     /// The same in seconds of Unix time, if the clock knows it.
     started_at: Option<u64>,
@@ -192,7 +196,7 @@ impl Controller {
         options: Options,
         commands: mpsc::Sender<Command>,
     ) -> Result<Self, ControllerError> {
-        let feed = read_feed(&config)?;
+        let (feed, keeper) = feed::open(&config)?;
         if let Some(other) = PinDir::new(&config.system.pin_dir).mode()
             && other != config.mode
         {
@@ -245,6 +249,7 @@ impl Controller {
         }
         let before = datapath.maps().paths()?;
         let in_use = before.next_hops.into_iter().flatten();
+        let feed_task = keeper.map(|it| FeedTask::spawn(it, config.feed.clone(), commands.clone()));
         let mut controller = Self {
             hops: NextHops::new(in_use),
             prober,
@@ -258,6 +263,7 @@ impl Controller {
             look_again: false,
             registry,
             path_ids,
+            feed_task,
             plan,
             generation,
             objects,
@@ -266,7 +272,8 @@ impl Controller {
             devices: Vec::new(),
             problems,
             heard: supervisor::Heard::default(),
-            metrics: Metrics::new(commands),
+            metrics: Metrics::new(commands.clone()),
+            commands,
             started: Instant::now(),
             started_at: unix_time(),
         };
@@ -338,6 +345,8 @@ impl Controller {
                     Command::Reload(answer) => {
                         drop(answer.send(self.reload_and_watch(&mut files).await));
                     }
+                    Command::Endpoints(order, answer) => self.order(order, answer),
+                    Command::UseFeed(feed, answer) => self.use_feed(&feed, answer),
                     Command::Detach(drain, answer) => return Ok(End::Detach(drain, answer)),
                 },
             }
@@ -540,6 +549,32 @@ impl Controller {
         Ok(())
     }
 
+    /// Hands an order to the task that keeps the list.
+    fn order(&self, order: api::Order, answer: oneshot::Sender<Answer>) {
+        match &self.feed_task {
+            Some(task) => task.order(order, answer),
+            // Nobody listening any more changes nothing.
+            None => drop(answer.send(Answer::refused(
+                "the endpoint list is not kept current: [feed] update is \"off\"",
+            ))),
+        }
+    }
+
+    /// Publishes the plan of a list. One that nobody waits for any more is left alone: its task was
+    /// ended, and has not made it the one in use.
+    fn use_feed(&mut self, feed: &Feed, answer: oneshot::Sender<Result<u64, String>>) {
+        if answer.is_closed() {
+            return;
+        }
+        let plan = compile(feed, &self.config, &self.view, self.registry.get_mut());
+        let published = plan.and_then(|plan| self.publish(plan));
+        let result = published
+            .map(|()| self.generation)
+            .map_err(|error| error.to_string());
+        // As above: whoever asked is gone since, and asks again.
+        let _ = answer.send(result);
+    }
+
     /// Reads configuration and feed again: everything is checked before anything changes.
     async fn reload(&mut self) -> Answer {
         supervisor::reloading();
@@ -558,7 +593,7 @@ impl Controller {
             return Err(ControllerError::NeedsRestart { what });
         }
         self.path_ids.check(&config)?;
-        let feed = read_feed(&config)?;
+        let (feed, keeper) = feed::open(&config)?;
         let view = look(&self.kernel, &config, &[]).await?;
         let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
         let before = self.plan.size();
@@ -567,6 +602,8 @@ impl Controller {
         Prober::new(&config.health)?;
         self.path_ids.keep(&config)?;
         self.publish(plan)?;
+        let commands = self.commands.clone();
+        self.feed_task = keeper.map(|it| FeedTask::spawn(it, config.feed.clone(), commands));
         self.config = config;
         let table = self.datapath.maps().paths()?;
         self.set_up_probes(&view, |id| table.state & 1 << id.get() != 0)?;
@@ -613,7 +650,10 @@ impl Controller {
         // Nobody listening any more changes nothing.
         match command {
             Command::Status(answer) => drop(answer.send(self.status().await)),
-            Command::Reload(answer) | Command::Detach(_, answer) => drop(answer.send(refused())),
+            Command::Reload(answer)
+            | Command::Endpoints(_, answer)
+            | Command::Detach(_, answer) => drop(answer.send(refused())),
+            Command::UseFeed(_, answer) => drop(answer.send(Err(refused().message))),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Controller, ControllerError, Phase, View, deadman, registry::RegistryFile};
+use super::{Controller, ControllerError, FeedTask, Phase, View, deadman, registry::RegistryFile};
 use crate::{
     api::{
         BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus,
@@ -95,8 +95,9 @@ impl Controller {
             feed: Some(FeedStatus {
                 source: feed.origin.to_string(),
                 instance: feed.instance.to_string(),
-                version: None,
+                version: feed.version().map(|version| version.to_string()),
                 sets: feed.sets.len(),
+                update: self.feed_task.as_ref().map(FeedTask::report),
             }),
             plan: Some(PlanStatus {
                 generation: self.generation,

@@ -207,7 +207,8 @@ impl Patient {
                     crate::endpoints::Origin::Snapshot { date } => {
                         humantime::parse_rfc3339_weak(&format!("{date} 00:00:00")).ok()
                     }
-                    crate::endpoints::Origin::File(_) => None,
+                    crate::endpoints::Origin::File(_)
+                    | crate::endpoints::Origin::Service { .. } => None,
                 }),
             managers: managers(root),
             objects,

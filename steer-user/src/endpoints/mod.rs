@@ -6,12 +6,20 @@
 
 #[cfg(any(test, feature = "test-cases"))]
 pub mod cases;
+mod change;
+mod difference;
 mod error;
+mod explanation;
+mod guards;
+mod hooks;
 mod names;
 mod ports;
+mod service;
 mod snapshot;
 mod special;
+mod store;
 mod validate;
+mod version;
 mod vocabulary;
 
 use std::{fmt, path::Path};
@@ -19,12 +27,20 @@ use std::{fmt, path::Path};
 use ipnet::IpNet;
 
 pub use self::{
+    change::{By, ChangeError, Keeper, Outcome, Policy, Publish, Report, Rules},
+    difference::{Changed, Difference, Extent, Kind, SetDifference},
     error::{FeedError, FeedProblem, Place},
+    explanation::Explanation,
+    guards::{Guards, Objection},
+    hooks::Hooks,
     names::NamePattern,
     ports::{PortRange, Ports, PortsError},
+    service::{Client, ErrorKind, MICROSOFT, Service, ServiceError},
     snapshot::render as render_snapshot,
     special::{documentation, never_steered},
+    store::{Deed, Entry, Header, Key, Leaving, Pinned, State, Store, StoreError, Stored, Waiting},
     validate::limits,
+    version::{FeedVersion, NoVersion},
     vocabulary::{Category, Instance, ServiceArea, SetId, UnknownWord},
 };
 
@@ -73,6 +89,13 @@ pub enum Origin {
     },
     /// A file in the web service's JSON.
     File(String),
+    /// An answer of the web service, or of a mirror.
+    Service {
+        /// Microsoft's version.
+        version: FeedVersion,
+        /// Where it was fetched.
+        source: String,
+    },
 }
 
 /// A fingerprint of a feed's bytes; not cryptographic.
@@ -154,6 +177,22 @@ impl Feed {
         Err(FeedError::new(&self.origin.to_string(), problems))
     }
 
+    /// Microsoft's version of the list, if it is known.
+    pub fn version(&self) -> Option<FeedVersion> {
+        match &self.origin {
+            Origin::Service { version, .. } => Some(*version),
+            Origin::Snapshot { .. } | Origin::File(_) => None,
+        }
+    }
+
+    /// The day of the snapshot, as a version: changes since then are newer.
+    fn day(&self) -> Option<FeedVersion> {
+        match &self.origin {
+            Origin::Snapshot { date } => FeedVersion::of_day(date),
+            Origin::File(_) | Origin::Service { .. } => self.version(),
+        }
+    }
+
     /// The set with this id.
     pub fn set(&self, id: SetId) -> Option<&EndpointSet> {
         self.sets
@@ -198,6 +237,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Snapshot { date } => write!(f, "built-in snapshot of {date}"),
             Self::File(path) => f.write_str(path),
+            Self::Service { version, source } => write!(f, "version {version} from {source}"),
         }
     }
 }

@@ -69,6 +69,17 @@ pub(super) fn json(bytes: &[u8]) -> Result<Vec<EndpointSet>, Vec<FeedProblem>> {
     checker.finish()
 }
 
+/// One set that is a part of a list; none if anything in it is wrong.
+pub(super) fn part(record: &Value) -> Option<EndpointSet> {
+    let mut checker = Checker::default();
+    checker.add(
+        set_id(record).ok()?,
+        serde_json::from_value(record.clone()).ok()?,
+    );
+    let (_, set) = checker.sets.pop_first()?;
+    checker.problems.is_empty().then_some(set)
+}
+
 /// The top-level array, or why there is none.
 fn records(bytes: &[u8]) -> Result<Vec<Value>, FeedProblem> {
     let refuse = |reason: String| Err(FeedProblem::of_the_file(reason, FETCH_AGAIN));
