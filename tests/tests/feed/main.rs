@@ -79,7 +79,7 @@ fn entries(list: &Value) -> BTreeSet<(u64, String)> {
         let id = set["id"].as_u64().unwrap();
         ["ips", "urls"]
             .into_iter()
-            .flat_map(move |key| set[key].as_array().unwrap())
+            .flat_map(move |key| set[key].as_array().into_iter().flatten())
             .map(move |entry| (id, entry.as_str().unwrap().to_owned()))
     })
     .collect()
