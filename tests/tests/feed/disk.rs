@@ -3,8 +3,13 @@
 use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
 
 use serde_json::Value;
+use steer_tests::{
+    lab::{Lab, LabOptions},
+    server::Site,
+    traffic::{Flow, probe_all},
+};
 
-use super::{Alone, edited, serve, text};
+use super::{Alone, PATIENCE, edited, office, serve, text};
 
 /// As by a power cut, at every step there is: the next start has one whole version, the one before or
 /// the new one, and the journal has it once.
@@ -107,4 +112,67 @@ fn what_is_damaged_on_disk_is_skipped_with_a_word() {
     serve(&alone.service, "2026090100", edited(&[], &[]));
     alone.fine(&["update"]);
     assert_eq!(alone.version(), "2026090100");
+}
+
+/// The same with a controller that steers: the kernel has one whole list, whatever the next start
+/// finds on disk, and the start goes on with one whole version.
+#[test]
+fn a_controller_that_is_cut_at_any_step_of_an_update_goes_on_with_one_whole_version() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let feed = "update = \"automatic\"\nremoval_delay = \"0s\"\nkeep = 2";
+    let mut office = office(&lab, feed);
+    let version = |number: u32| format!("{}", 2_027_010_100 + number);
+    let sites = |numbers: [u32; 2]| {
+        let flow = |number| {
+            Flow::tcp(
+                [150, 171, 100 + u8::try_from(number).unwrap(), 9].into(),
+                443,
+            )
+        };
+        let answers = probe_all(&lab.client, &numbers.map(flow)).unwrap();
+        [answers[0].site, answers[1].site]
+    };
+    let (old, new) = ([Site::Near, Site::Far], [Site::Far, Site::Near]);
+    serve(
+        &office.service,
+        &version(0),
+        edited(&["150.171.100.0/24"], &[]),
+    );
+    assert!(office.update().status.success(), "{}", office.steer.log());
+    office.steer.kill().unwrap();
+    let (mut in_use, mut point) = (0, 1);
+    loop {
+        office.steer.cut_at(Some(("feed", point)));
+        office.steer.run().unwrap();
+        office.steer.wait_until_steering(PATIENCE).unwrap();
+        let status = office.steer.status().unwrap();
+        let last = point - 1;
+        if last > in_use {
+            let is_new = status["feed"]["version"] == version(last);
+            let wanted = if is_new { new } else { old };
+            assert_eq!(sites([in_use, last]), wanted, "cut at {last}");
+            in_use = if is_new { last } else { in_use };
+        }
+        assert_eq!(status["feed"]["version"], version(in_use), "cut at {last}");
+        let newer = edited(&[&format!("150.171.{}.0/24", 100 + point)], &[]);
+        serve(&office.service, &version(point), newer);
+        if office.update().status.success() {
+            break;
+        }
+        let ended = office.steer.wait_until_ended().unwrap().unwrap();
+        assert!(!ended.success(), "{}", office.steer.log());
+        let steered = sites([in_use, point]);
+        assert!([old, new].contains(&steered), "cut at {point}: {steered:?}");
+        point += 1;
+    }
+    assert_eq!(sites([in_use, point]), new);
+    let output = office
+        .steer
+        .command(&["endpoints", "show", "--json", "--journal", "1000"]);
+    let shown: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let journal = shown["journal"].as_array().unwrap();
+    let numbers = journal.iter().map(|it| it["number"].as_u64().unwrap());
+    assert!(numbers.eq(1..=journal.len() as u64), "{journal:?}");
+    println!("an update has {} points", point - 1);
+    assert!(point > 10);
 }
