@@ -66,6 +66,12 @@ enum Command {
         )]
         args: Vec<OsString>,
     },
+    /// Feed the endpoint list's parser and validator made-up, mutated and random answers
+    Fuzz {
+        /// How many
+        #[arg(default_value_t = 10_000_000)]
+        answers: u64,
+    },
     /// Boot Debian's kernels in an emulator and run steer in each
     Kernels {
         /// Minor versions, such as 6.1 [default: all that the archive has]
@@ -133,6 +139,13 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { args } => {
             let root = setup::install_missing()?;
             run_binary(&root, "steer-bench", args)
+        }
+        Command::Fuzz { answers } => {
+            setup::install_for_building()?;
+            cargo(["test", "--quiet", "--package", "steer-user", "--lib"])
+                .args(["endpoints::fuzz", "--", "--nocapture"])
+                .env("STEER_FUZZ", answers.to_string())
+                .run()
         }
         Command::Kernels { versions } => kernels::run(&versions),
         Command::Snapshot { file } => {

@@ -10,6 +10,8 @@ mod change;
 mod difference;
 mod error;
 mod explanation;
+#[cfg(test)]
+mod fuzz;
 mod guards;
 mod hooks;
 mod names;
