@@ -7,14 +7,16 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     io::Write as _,
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::programs::loaded_programs;
 use serde_json::Value;
 use steer_tests::{
+    dnsrun::{self, DnsBench},
     lab::{Lab, LabOptions, LanKind},
     m365::examples,
     residue::Snapshot,
@@ -29,13 +31,20 @@ use steer_user::datapath;
 
 /// The longest wait for something that takes a moment. Only a guard against hanging: the guest is
 /// emulated.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 fn main() {
     let mut report = Report::default();
     report.check("mark program", || programs(datapath::Mode::Mark));
     report.check("redirect program", || programs(datapath::Mode::Redirect));
     report.check("breakout program", breakout_program);
+    let mut answers = Err(anyhow!("the query program came first"));
+    report.check("query program", || {
+        let [query, answer] = dns_programs()?;
+        answers = Ok(answer);
+        Ok(query)
+    });
+    report.check("answer program", || answers);
     report.check("mark mode", || steers(Mode::Mark, "auto"));
     report.check("neighbour", leaves_a_neighbour_alone);
     report.check("redirect mode", || steers(Mode::Redirect, "auto"));
@@ -114,6 +123,40 @@ fn breakout_program() -> Result<String> {
         [Some(bare), Some(ethernet)] => format!("2 variants, {bare} and {ethernet}"),
         _ => "2 variants, not counted".into(),
     })
+}
+
+/// Loads the programs for queries and for answers in their variants, and lets them see a question
+/// and its answer.
+fn dns_programs() -> Result<[String; 2]> {
+    let full: Vec<(u16, u16)> = (1..=8).map(|id| (id, id + 100)).collect();
+    let variants = [
+        Variant::new(datapath::Mode::Mark),
+        Variant::new(datapath::Mode::Mark).vlans(&full),
+        Variant {
+            bare_ip: true,
+            ..Variant::new(datapath::Mode::Mark)
+        },
+        Variant::new(datapath::Mode::Redirect),
+    ];
+    let near: SocketAddr = dnsrun::NEAR4.parse()?;
+    let mut counts = [Vec::new(), Vec::new()];
+    for variant in &variants {
+        let mut bench = DnsBench::load(variant, &[near.ip()], &dnsrun::names()?)
+            .with_context(|| format!("{variant:?}"))?;
+        // A test run takes whatever it is given for an Ethernet frame, and this one for untagged.
+        if !variant.bare_ip && variant.vlans.is_empty() {
+            dnsrun::teaches(&mut bench).with_context(|| format!("{variant:?}"))?;
+        }
+        for (counts, count) in counts.iter_mut().zip(bench.verified_instructions()?) {
+            counts.extend(count);
+        }
+    }
+    Ok(
+        counts.map(|counts| match (counts.iter().min(), counts.iter().max()) {
+            (Some(least), Some(most)) => format!("{} variants, {least} to {most}", variants.len()),
+            _ => format!("{} variants, not counted", variants.len()),
+        }),
+    )
 }
 
 /// A whole life: steer, kill, steer on, take over, detach. How it was attached.

@@ -121,10 +121,12 @@ fn one(archive: &Archive, candidates: Option<&Vec<Candidate>>, minor: Minor) -> 
 
 /// The table, as Markdown.
 fn print(rows: &[Row]) {
-    const COLUMNS: [&str; 7] = [
+    const COLUMNS: [&str; 9] = [
         "mark program",
         "redirect program",
         "breakout program",
+        "query program",
+        "answer program",
         "mark mode",
         "neighbour",
         "redirect mode",
