@@ -161,7 +161,7 @@ fn answer(ctx: &TcContext, bytes: &Bytes, link: &Link, udp: &Udp) -> Result<bool
     if flags & TRUNCATED != 0 {
         return Err(DnsEvent::Truncated);
     }
-    if udp.length > LONGEST {
+    if udp.length > LONGEST || flags & OPCODE != 0 {
         return Err(DnsEvent::BadAnswer);
     }
     message.set_lesson(class.into(), counts, now);
@@ -169,6 +169,7 @@ fn answer(ctx: &TcContext, bytes: &Bytes, link: &Link, udp: &Udp) -> Result<bool
 }
 
 const QR: u32 = 0x8000;
+const OPCODE: u32 = 0x7800;
 const TRUNCATED: u32 = 0x0200;
 const RCODE: u32 = 0x000f;
 const NO_ERROR: u32 = 0;
@@ -183,8 +184,7 @@ fn foreign(ctx: &TcContext, message: Message, udp: &Udp) -> bool {
     }
     let (flags, questions) = (half(message, 2), half(message, 4));
     let counts = counts(message);
-    if flags & QR == 0 || flags & (RCODE | TRUNCATED) != 0 || questions != 1 || counts.answers == 0
-    {
+    if flags & (QR | OPCODE | RCODE | TRUNCATED) != QR || questions != 1 || counts.answers == 0 {
         return false;
     }
     if !message::question(message) || resolvers::action(message).flags != 0 {

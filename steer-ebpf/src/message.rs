@@ -275,8 +275,9 @@ struct Walk {
     /// Names that are left in them, and the octets behind the last one.
     names: u32,
     tail: u32,
-    /// Whether the names are followed by parameters.
+    /// Whether the names are followed by parameters, and the least key that the next one may have.
     service: u32,
+    key: u32,
     /// The octets of an address of the hint in hand, and where the hint ends.
     size: u32,
     hint: u32,
@@ -643,6 +644,8 @@ fn record(message: Message, at: usize, len: usize) -> Step {
         if class != 1 {
             return Step::Bad;
         }
+        // With the topmost bit it is zero (RFC 2181, 8).
+        let ttl = ttl & !(ttl.cast_signed() >> 31).cast_unsigned();
         if ttl < get!(message.walk.ttl) {
             set!(message.walk.ttl = ttl);
         }
@@ -671,6 +674,7 @@ fn record(message: Message, at: usize, len: usize) -> Step {
         // SVCB, HTTPS.
         64 | 65 => {
             set!(message.walk.service = 1);
+            set!(message.walk.key = 0);
             (2, 1, 0)
         }
         _ => return finish(message),
@@ -699,9 +703,11 @@ fn parameter(message: Message, pos: usize) -> Step {
     }
     let (key, octets) = (half(message, pos), half(message, pos + 2));
     let behind = pos as u32 + 4 + octets;
-    if behind as usize > end {
+    // Keys ascend (RFC 9460, 2.2).
+    if behind as usize > end || key < get!(message.walk.key) {
         return Step::Bad;
     }
+    set!(message.walk.key = key + 1);
     // ipv4hint, ipv6hint (RFC 9460, 7.3).
     let size = match key {
         4 => 4,

@@ -6,7 +6,6 @@ use toml::Spanned;
 
 use super::feed::RawFeed;
 use super::health::RawHealth;
-use super::list::RawList;
 
 pub(super) type Text = Spanned<String>;
 pub(super) type Number = Spanned<i64>;
@@ -20,8 +19,6 @@ pub(super) struct RawConfig {
     pub feed: RawFeed,
     #[serde(default)]
     pub select: RawSelect,
-    #[serde(default)]
-    pub list: Vec<RawList>,
     #[serde(default)]
     pub lan: Vec<RawLan>,
     pub backbone: Option<RawBackbone>,

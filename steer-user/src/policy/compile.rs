@@ -69,10 +69,7 @@ pub(super) fn plan(
             .iter()
             .filter(|want| want.class.key.list != SourceList::Own)
             .count(),
-        own: wants
-            .iter()
-            .filter(|want| want.class.key.list == SourceList::Own)
-            .count(),
+        own: select.include.len(),
         prefixes_v4: claimed
             .iter()
             .filter(|prefix| prefix.addr().is_ipv4())
@@ -132,10 +129,7 @@ fn wants(
             return Err(PlanError::SameId((*other).to_owned(), include.name.clone()));
         }
         names.push((id, &include.name));
-        // As above.
-        if !include.prefixes.is_empty() {
-            wants.push(of_include(include, registry)?);
-        }
+        wants.push(of_include(include, registry)?);
     }
     Ok(wants)
 }

@@ -5,7 +5,6 @@
 mod answers;
 mod disk;
 mod history;
-mod lists;
 mod management;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Output, time::Duration};
