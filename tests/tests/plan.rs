@@ -37,6 +37,7 @@ fn compile(feed: Feed, generous: bool) -> Plan {
                 "198.51.100.0/24".parse().unwrap(),
                 "2001:db8:5::/48".parse().unwrap(),
             ],
+            names: Vec::new(),
             tcp: "443,8000-8100".parse().unwrap(),
             udp: "3478".parse().unwrap(),
             category: Category::Allow,

@@ -160,7 +160,7 @@ impl<'a> Listed<'a> {
             tcp_ports: include.tcp.to_string(),
             udp_ports: include.udp.to_string(),
             prefixes: include.prefixes.iter().map(ToString::to_string).collect(),
-            names: Vec::new(),
+            names: include.names.iter().map(NamePattern::as_str).collect(),
             selected: true,
             reason: None,
         }

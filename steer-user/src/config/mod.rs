@@ -9,6 +9,7 @@ mod defaults;
 mod error;
 mod feed;
 mod health;
+mod list;
 mod locate;
 mod schema;
 mod validate;
@@ -28,9 +29,10 @@ pub use self::{
     error::{ConfigError, ConfigProblem},
     feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
+    list::{BuiltIn, List, ListSource},
     written::{Difference, Written},
 };
-use crate::endpoints::{Category, Instance, Ports, ServiceArea, SetId};
+use crate::endpoints::{Category, Instance, NamePattern, Ports, ServiceArea, SetId};
 pub use crate::{
     datapath::{Mode, Order, XdpChoice},
     system::{InterfaceName, MarkBits, Owner},
@@ -50,6 +52,8 @@ pub struct Config {
     pub feed: FeedConfig,
     /// What of it is steered.
     pub select: Selection,
+    /// More lists; [`Config::read`] has laid their services into `select.include`.
+    pub lists: Vec<List>,
     /// Where clients are; at least one.
     pub lans: Vec<Lan>,
     /// The way everything else takes, for display and checks.
@@ -79,7 +83,7 @@ pub struct Selection {
     pub service_areas: BTreeSet<ServiceArea>,
     /// Sets that are left out although category and area are selected.
     pub exclude_sets: BTreeSet<SetId>,
-    /// The operator's own destinations.
+    /// The operator's own destinations, and those of lists.
     pub include: Vec<OwnInclude>,
     /// Destinations that are never steered, whatever else says so.
     pub exclude: Vec<IpNet>,
@@ -88,10 +92,12 @@ pub struct Selection {
 /// A destination of the operator's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnInclude {
-    /// The name, unique; the class of its counters hangs on it.
+    /// The name, unique; the class of its counters hangs on it. `LIST/SERVICE` for a list's.
     pub name: String,
-    /// Where; at least one.
+    /// Where. Only a service of a list may have none, and is then known by its names.
     pub prefixes: Vec<IpNet>,
+    /// Names of it; those of a list's service.
+    pub names: Vec<NamePattern>,
     /// Ports over TCP; empty: TCP is not steered.
     pub tcp: Ports,
     /// Ports over UDP; empty: UDP is not steered.
@@ -203,10 +209,25 @@ impl Config {
         if let (Some(file), Some(folder)) = (&mut config.feed.file, path.parent()) {
             *file = folder.join(&*file);
         }
+        for list in &mut config.lists {
+            if let (ListSource::File(file), Some(folder)) = (&mut list.source, path.parent()) {
+                *file = folder.join(&*file);
+            }
+            config.select.include.extend(list.services()?);
+        }
         Ok(config)
     }
 
-    /// Checks a configuration. `name` is what errors call it.
+    /// The files besides itself that it is made of.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let lists = self.lists.iter().filter_map(|list| match &list.source {
+            ListSource::File(file) => Some(file),
+            ListSource::BuiltIn(_) => None,
+        });
+        lists.chain(&self.feed.file).map(PathBuf::as_path)
+    }
+
+    /// Checks a configuration, without the lists that it names. `name` is what errors call it.
     ///
     /// Fails with everything that is wrong in it.
     pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {

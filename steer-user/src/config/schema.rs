@@ -6,6 +6,7 @@ use toml::Spanned;
 
 use super::feed::RawFeed;
 use super::health::RawHealth;
+use super::list::RawList;
 
 pub(super) type Text = Spanned<String>;
 pub(super) type Number = Spanned<i64>;
@@ -19,6 +20,8 @@ pub(super) struct RawConfig {
     pub feed: RawFeed,
     #[serde(default)]
     pub select: RawSelect,
+    #[serde(default)]
+    pub list: Vec<RawList>,
     #[serde(default)]
     pub lan: Vec<RawLan>,
     pub backbone: Option<RawBackbone>,

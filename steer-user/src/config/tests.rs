@@ -35,6 +35,12 @@ service_areas = ["skype"]
 exclude_sets = []
 include = [{ name = "own-saas", prefixes = ["198.51.100.0/24"], protocol = "tcp", ports = "443", category = "optimize" }]
 exclude = ["52.96.7.1"]
+[[list]]
+name = "updates"
+builtin = "microsoft-updates"
+[[list]]
+name = "saas"
+file = "saas.toml"
 [[lan]]
 interface = "lan0"
 vlans = [10, "100.20"]
@@ -251,12 +257,23 @@ fn every_key_arrives() {
             include: vec![OwnInclude {
                 name: "own-saas".into(),
                 prefixes: vec!["198.51.100.0/24".parse().unwrap()],
+                names: vec![],
                 tcp: "443".parse().unwrap(),
                 udp: Ports::default(),
                 category: Category::Optimize,
             }],
             exclude: vec!["52.96.7.1/32".parse().unwrap()],
         },
+        lists: vec![
+            List {
+                name: "updates".into(),
+                source: ListSource::BuiltIn(BuiltIn::MicrosoftUpdates),
+            },
+            List {
+                name: "saas".into(),
+                source: ListSource::File("saas.toml".into()),
+            },
+        ],
         lans: vec![Lan {
             interface: "lan0".parse().unwrap(),
             vlans: vec![Vlan::Single(10), Vlan::Stacked(100, 20)],
@@ -356,6 +373,8 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
     let examples = [
         "# file =",
         "# id =",
+        "# name =",
+        "# builtin =",
         "# url =",
         "# via =",
         "# proxy =",

@@ -34,7 +34,13 @@ const MAIN: u32 = 254;
 /// The routing tables that steer makes, one for each path id.
 const OWN_TABLES: std::ops::RangeInclusive<u32> = 36501..=36515;
 /// The widest destination of an operator's own.
-const WIDEST_OWN: (u8, u8) = (8, 16);
+pub(super) const WIDEST_OWN: (u8, u8) = (8, 16);
+
+/// Whether it can be a label of metrics and part of file names.
+pub(super) fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=32).contains(&text.len()) && text.bytes().all(allowed)
+}
 
 pub(super) fn config(text: &str, raw: RawConfig) -> Result<Config, Vec<ConfigProblem>> {
     let mut checker = Checker {
@@ -99,6 +105,7 @@ impl Checker<'_> {
             mode,
             feed,
             select,
+            lists: self.lists(raw.list),
             lans,
             backbone: backbone.map(|(_, interface)| interface),
             breakouts,
@@ -230,6 +237,7 @@ impl Checker<'_> {
         OwnInclude {
             name,
             prefixes: Vec::new(),
+            names: Vec::new(),
             tcp: only(tcp),
             udp: only(udp),
             category: defaults::OWN_CATEGORY,
@@ -675,8 +683,7 @@ impl Checker<'_> {
     /// A name of the operator's choice: it becomes a label of metrics and part of file names.
     pub(super) fn name(&mut self, text: Text) -> String {
         let name = text.get_ref();
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if name.is_empty() || name.len() > 32 || !name.bytes().all(allowed) {
+        if !is_name(name) {
             let reason = format!("{name:?} is no name");
             self.wrong(
                 text.span(),

@@ -26,7 +26,7 @@ mod supervisor;
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -491,8 +491,8 @@ impl Controller {
 
     /// The files that a reload reads; none if they are not to be watched.
     fn files(&self) -> Option<BTreeSet<PathBuf>> {
-        let feed = self.config.feed.file.clone();
-        let files = [self.options.config.clone()].into_iter().chain(feed);
+        let more = self.config.files().map(Path::to_owned);
+        let files = [self.options.config.clone()].into_iter().chain(more);
         self.config.reload_on_change.then(|| files.collect())
     }
 

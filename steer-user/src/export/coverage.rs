@@ -60,7 +60,7 @@ pub(super) fn groups(plan: &Plan) -> Vec<Group<'_>> {
         category: include.category,
         service_area: None,
         prefixes: without(&include.prefixes),
-        names: &[],
+        names: &include.names,
         tcp: &include.tcp,
         udp: &include.udp,
     });

@@ -88,7 +88,7 @@ pub struct Class {
 pub enum ClassLabel {
     /// Microsoft's set.
     Set(SetId),
-    /// The name of an include.
+    /// The name of an include, or of a list's service.
     Own(String),
 }
 
@@ -96,6 +96,8 @@ impl fmt::Display for ClassLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Set(id) => write!(f, "set {id}"),
+            // A service of a list is called LIST/SERVICE, an include of its own has no slash.
+            Self::Own(name) if name.contains('/') => write!(f, "service {name:?}"),
             Self::Own(name) => write!(f, "include {name:?}"),
         }
     }

@@ -69,7 +69,10 @@ pub(super) fn plan(
             .iter()
             .filter(|want| want.class.key.list != SourceList::Own)
             .count(),
-        own: select.include.len(),
+        own: wants
+            .iter()
+            .filter(|want| want.class.key.list == SourceList::Own)
+            .count(),
         prefixes_v4: claimed
             .iter()
             .filter(|prefix| prefix.addr().is_ipv4())
@@ -129,7 +132,10 @@ fn wants(
             return Err(PlanError::SameId((*other).to_owned(), include.name.clone()));
         }
         names.push((id, &include.name));
-        wants.push(of_include(include, registry)?);
+        // As above.
+        if !include.prefixes.is_empty() {
+            wants.push(of_include(include, registry)?);
+        }
     }
     Ok(wants)
 }

@@ -32,6 +32,7 @@ fn own(name: &str, prefixes: &[&str], ports: &str) -> OwnInclude {
             .iter()
             .map(|prefix| prefix.parse().unwrap())
             .collect(),
+        names: Vec::new(),
         tcp: ports.parse().unwrap(),
         udp: Ports::default(),
         category: Category::Allow,
@@ -538,7 +539,7 @@ prop_compose! {
         exclude in prefixes(3),
     ) -> Selection {
         let own = |(name, (prefixes, tcp, udp, category))| {
-            OwnInclude { name, prefixes, tcp, udp, category }
+            OwnInclude { name, prefixes, names: Vec::new(), tcp, udp, category }
         };
         let include = include.into_iter().map(own).collect();
         Selection { categories, service_areas, exclude_sets, include, exclude }

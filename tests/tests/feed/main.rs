@@ -5,6 +5,7 @@
 mod answers;
 mod disk;
 mod history;
+mod lists;
 mod management;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Output, time::Duration};
