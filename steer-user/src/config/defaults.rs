@@ -18,6 +18,7 @@ pub(super) const OWNER: Owner = Owner::Steer;
 /// The main table.
 pub(super) const ROUTE_TABLES: [u32; 1] = [254];
 pub(super) const XDP: XdpChoice = XdpChoice::Auto;
+pub(super) const LEARN: bool = true;
 pub(super) const PIN_DIR: &str = "/sys/fs/bpf/steer";
 pub(super) const STATE_DIR: &str = "/var/lib/steer";
 pub(super) const RUN_DIR: &str = "/run/steer";

@@ -6,6 +6,7 @@
 #[cfg(any(test, feature = "test-cases"))]
 pub mod cases;
 mod defaults;
+mod dns;
 mod error;
 mod feed;
 mod health;
@@ -18,7 +19,7 @@ mod written;
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,6 +27,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
+    dns::NameSelection,
     error::{ConfigError, ConfigProblem},
     feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
@@ -87,6 +89,8 @@ pub struct Selection {
     pub include: Vec<OwnInclude>,
     /// Destinations that are never steered, whatever else says so.
     pub exclude: Vec<IpNet>,
+    /// What happens to queries for names.
+    pub names: NameSelection,
 }
 
 /// A destination of the operator's own.
@@ -152,6 +156,9 @@ pub struct Breakout {
     pub when_down: WhenDown,
     /// How often its targets are probed; none: as [`HealthConfig::interval`] has it.
     pub probe_interval: Option<Duration>,
+    /// The resolvers near the office that are asked over it, the preferred one first; none: queries
+    /// of this path are left alone.
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// Mark mode.
@@ -272,6 +279,7 @@ impl Selection {
             exclude_sets: instance.sets_off_by_default().iter().copied().collect(),
             include: Vec::new(),
             exclude: Vec::new(),
+            names: NameSelection::default(),
         }
     }
 }

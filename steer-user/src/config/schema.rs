@@ -34,6 +34,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub health: RawHealth,
     #[serde(default)]
+    pub dns: RawDns,
+    #[serde(default)]
     pub metrics: RawMetrics,
     #[serde(default)]
     pub system: RawSystem,
@@ -93,6 +95,8 @@ pub(super) struct RawBreakout {
     pub weight: Option<Number>,
     pub when_down: Option<Text>,
     pub probe_interval: Option<Text>,
+    #[serde(default)]
+    pub resolvers: Vec<Text>,
 }
 
 #[derive(Default, Deserialize)]
@@ -110,6 +114,15 @@ pub(super) struct RawMark {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRedirect {
     pub xdp: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDns {
+    pub queries: Option<Text>,
+    pub learn: Option<bool>,
+    #[serde(default)]
+    pub exclude: Vec<Text>,
 }
 
 #[derive(Default, Deserialize)]

@@ -58,6 +58,7 @@ priority = 2
 weight = 3
 when_down = "hold"
 probe_interval = "10s"
+resolvers = ["192.0.2.53", "2001:db8::53"]
 [mark]
 mask = 0x3f000000
 watch_period = "1s"
@@ -82,6 +83,10 @@ when_degraded = "keep"
 on_path_loss = "keep"
 identity = "any"
 trust = "/t.pem"
+[dns]
+queries = "steer"
+learn = false
+exclude = ["*.corp.example.com"]
 [metrics]
 listen = "192.0.2.7:9365"
 allow_remote = true
@@ -263,6 +268,11 @@ fn every_key_arrives() {
                 category: Category::Optimize,
             }],
             exclude: vec!["52.96.7.1/32".parse().unwrap()],
+            names: NameSelection {
+                steer: true,
+                learn: false,
+                exclude: vec!["*.corp.example.com".parse().unwrap()],
+            },
         },
         lists: vec![
             List {
@@ -292,6 +302,10 @@ fn every_key_arrives() {
             weight: 3,
             when_down: WhenDown::Hold,
             probe_interval: Some(Duration::from_secs(10)),
+            resolvers: vec![
+                "192.0.2.53".parse().unwrap(),
+                "2001:db8::53".parse().unwrap(),
+            ],
         }],
         mark: MarkConfig {
             bits: MarkBits::DEFAULT,
@@ -386,6 +400,7 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "# listen =",
         "# targets = [\n",
         "# probe_interval =",
+        "# resolvers =",
         "# quorum =",
         "# trust =",
     ];

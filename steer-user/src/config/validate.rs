@@ -15,8 +15,8 @@ use toml::Spanned;
 
 use super::{
     Breakout, Config, ConfigProblem, InterfaceName, Lan, MarkBits, MarkConfig, MetricsConfig, Mode,
-    Order, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan, Written, XdpChoice,
-    defaults,
+    NameSelection, Order, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan,
+    Written, XdpChoice, defaults,
     schema::{
         Number, NumberOrText, RawBreakout, RawConfig, RawInclude, RawLan, RawMark, RawMetrics,
         RawSelect, RawSystem, Text,
@@ -70,7 +70,7 @@ impl Checker<'_> {
         );
         let via = raw.feed.via_span();
         let mut feed = self.feed(raw.feed);
-        let select = self.selection(raw.select, feed.instance);
+        let mut select = self.selection(raw.select, feed.instance);
         let xdp = [
             ("auto", XdpChoice::Auto),
             ("native", XdpChoice::Native),
@@ -95,6 +95,7 @@ impl Checker<'_> {
             .map(|(id, breakout)| self.breakout(id, breakout, mode))
             .collect();
 
+        select.names = self.names(raw.dns, &breakouts);
         self.lans_are_distinct(&lans, &spans);
         self.breakouts_are_distinct(&breakouts, &named);
         self.feed_goes_via(&mut feed, via, &breakouts);
@@ -139,6 +140,7 @@ impl Checker<'_> {
                 .map_or(defaults.exclude_sets, |list| self.set_ids(list)),
             include: self.includes(raw.include),
             exclude: self.prefixes(raw.exclude),
+            names: NameSelection::default(),
         };
         if let Some(span) = empty
             && selection.include.is_empty()
@@ -332,6 +334,7 @@ impl Checker<'_> {
             weight: self.within_100(raw.weight, defaults::WEIGHT),
             when_down: self.when_down(raw.when_down, mode),
             probe_interval: raw.probe_interval.map(|text| self.probe_interval(&text)),
+            resolvers: self.resolvers(raw.resolvers),
         }
     }
 

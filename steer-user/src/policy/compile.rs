@@ -11,7 +11,7 @@ use steer_common::{
 
 use super::{
     Class, ClassKey, ClassLabel, ClassRegistry, Plan, PlanError, Site, Size, SourceList,
-    decide::unselected, own_id,
+    decide::unselected, names, own_id,
 };
 use crate::{
     config::{OwnInclude, Selection},
@@ -42,10 +42,14 @@ pub(super) fn plan(
     let claimed: BTreeSet<IpNet> = claims.iter().map(|claim| claim.prefix).collect();
     // Where nothing is steered, there is nothing to leave out: counted as a pass that might have
     // been a steer, the router's own addresses would hide the real ones.
+    let names = names::compile(&feed, &select, &wants)?;
+    let learns = names.table.learns();
+    // A learned address can be anywhere.
     let matters = |prefix: &IpNet| {
-        claimed
-            .iter()
-            .any(|other| other.contains(prefix) || prefix.contains(other))
+        learns
+            || claimed
+                .iter()
+                .any(|other| other.contains(prefix) || prefix.contains(other))
     };
     let excluded = select
         .exclude
@@ -62,7 +66,18 @@ pub(super) fn plan(
             .map(|(prefix, action)| pass(prefix, action)),
     );
 
-    let image = Image::build(&claims, &sources(&site))
+    if learns {
+        // What a client's own prefix has is never elsewhere, whatever an answer says.
+        let inside = site.clients.iter().flatten();
+        claims.extend(inside.map(|prefix| pass(*prefix, Action::Exclude)));
+    }
+
+    let classes: Vec<(u16, Vec<Rule>)> = wants
+        .iter()
+        .filter(|want| learns && want.learns())
+        .map(|want| (want.class.index, want.rules.clone()))
+        .collect();
+    let image = Image::build_learning(&claims, &sources(&site), &classes)
         .map_err(|source| PlanError::tables(source, &wants))?;
     let measured = Size {
         sets: wants
@@ -92,6 +107,7 @@ pub(super) fn plan(
         site,
         classes,
         image,
+        names,
         size: measured,
     })
 }
@@ -104,6 +120,11 @@ pub(super) struct Want {
 }
 
 impl Want {
+    /// Whether its destinations are known by its names alone.
+    pub(super) fn learns(&self) -> bool {
+        self.prefixes.is_empty()
+    }
+
     fn claims(&self) -> impl Iterator<Item = Claim> {
         self.prefixes.iter().map(|prefix| Claim {
             prefix: *prefix,
@@ -120,8 +141,9 @@ fn wants(
 ) -> Result<Vec<Want>, PlanError> {
     let mut wants = Vec::new();
     for set in &feed.sets {
-        // Sets of names only get their class when names are steered.
-        if unselected(select, set).is_none() && !set.prefixes.is_empty() {
+        // Sets of names only are steered by what answers teach.
+        let reachable = !set.prefixes.is_empty() || select.names.teach() && !set.names.is_empty();
+        if unselected(select, set).is_none() && reachable {
             wants.push(of_set(feed, set, registry)?);
         }
     }
@@ -204,7 +226,7 @@ fn pass(prefix: IpNet, action: Action) -> Claim {
     }
 }
 
-const fn rank(category: Category) -> u8 {
+pub(super) const fn rank(category: Category) -> u8 {
     match category {
         Category::Optimize => 1,
         Category::Allow => 2,
@@ -213,7 +235,7 @@ const fn rank(category: Category) -> u8 {
 }
 
 /// Microsoft's list first, then by the id in the list.
-fn id(class: &Class) -> u32 {
+pub(super) fn id(class: &Class) -> u32 {
     u32::from(class.key.list == SourceList::Own) << 16 | u32::from(class.key.id)
 }
 

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use steer_common::{
     chunk::RULES_PER_ENTRY,
     image::{ImageError, MAX_CLAIMS},
+    names::TableError,
 };
 
 use super::{ClassLabel, RegistryFull, compile::Want};
@@ -33,6 +34,9 @@ pub enum PlanError {
         "{0}; stop steer with `steer detach` and remove the class registry from its state folder"
     )]
     Registry(#[from] RegistryFull),
+    /// The names do not fit.
+    #[error("the names do not fit: {0}; select fewer sets, or say [dns] queries = \"leave\"")]
+    Names(#[from] TableError),
     /// The plan is larger than the tables.
     #[error("the plan does not fit: {source}; {hint}")]
     Tables {

@@ -9,16 +9,18 @@ mod compile;
 mod decide;
 mod error;
 mod explain;
+mod names;
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use steer_common::{chunk, image::Image};
+use steer_common::{chunk, image::Image, names::NameTable};
 
 pub use self::{
     class::{Class, ClassKey, ClassLabel, ClassRegistry, RegistryFull, SourceList, own_id},
     decide::{Flow, Match, Pass, Unselected, Verdict, unselected},
     error::PlanError,
+    names::{NameMatch, NameVerdict},
 };
 use crate::{
     config::{Config, InterfaceName, Selection},
@@ -33,6 +35,7 @@ pub struct Plan {
     site: Site,
     classes: Vec<Class>,
     image: Image,
+    names: names::Names,
     size: Size,
 }
 
@@ -81,6 +84,22 @@ impl Plan {
     /// What happens to a flow, by the tables of this plan.
     pub fn decide(&self, flow: &Flow) -> Verdict<'_> {
         decide::verdict(self, flow)
+    }
+
+    /// What happens to a query for a name, by the tables of this plan.
+    pub fn decide_name(&self, name: &str) -> NameVerdict<'_> {
+        names::verdict(self, name)
+    }
+
+    /// The names for the kernel; empty when no query is touched.
+    pub fn names(&self) -> &NameTable {
+        &self.names.table
+    }
+
+    /// Names of selected sets that cannot be looked up in the kernel: queries for them are left
+    /// alone.
+    pub fn names_left_out(&self) -> &[String] {
+        &self.names.left_out
     }
 
     /// The tables for the kernel.

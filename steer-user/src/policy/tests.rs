@@ -10,7 +10,7 @@ use steer_common::{
 
 use super::*;
 use crate::{
-    config::OwnInclude,
+    config::{NameSelection, OwnInclude},
     endpoints::{Category, EndpointSet, Instance, Ports, ServiceArea, SetId, never_steered},
 };
 
@@ -542,7 +542,7 @@ prop_compose! {
             OwnInclude { name, prefixes, names: Vec::new(), tcp, udp, category }
         };
         let include = include.into_iter().map(own).collect();
-        Selection { categories, service_areas, exclude_sets, include, exclude }
+        Selection { categories, service_areas, exclude_sets, include, exclude, names: NameSelection::default() }
     }
 }
 

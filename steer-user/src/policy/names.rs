@@ -1,0 +1,126 @@
+//! The names of a plan: which queries go to a breakout's resolver, and whose answers teach.
+//!
+//! A name that several sets have belongs to the most specific pattern, then to the higher category,
+//! then to the lower id. Names that the operator excludes are left alone whatever else matches.
+
+use std::fmt;
+
+use steer_common::names::{Aim, EXCLUDED, LEARN, NameClaim, NameTable, Pattern, REWRITE};
+
+use super::{
+    Class, ClassLabel, Plan, PlanError,
+    compile::{Want, id, rank},
+};
+use crate::{config::Selection, endpoints::Feed};
+
+/// The compiled names, and what they were compiled from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Names {
+    pub table: NameTable,
+    claims: Vec<NameClaim>,
+    pub left_out: Vec<String>,
+}
+
+/// What happens to a query for a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameVerdict<'a> {
+    /// It goes to the resolver of its class's path.
+    Steer(NameMatch<'a>),
+    /// The operator excludes it by this pattern.
+    Excluded(&'a str),
+    /// No selected set has it, or no query is touched at all.
+    NotListed,
+}
+
+/// What a name matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameMatch<'a> {
+    /// The class.
+    pub class: &'a Class,
+    /// The pattern of it.
+    pub pattern: &'a str,
+    /// Whether the addresses of the answer are learned.
+    pub learns: bool,
+}
+
+pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result<Names, PlanError> {
+    let mut names = Names::default();
+    if !select.names.steer {
+        return Ok(names);
+    }
+    let exclude = |pattern: &Pattern| NameClaim {
+        pattern: pattern.clone(),
+        aim: Aim::Exclude,
+        rank: 0,
+        id: 0,
+    };
+    names
+        .claims
+        .extend(select.names.exclude.iter().map(exclude));
+    for want in wants {
+        let ClassLabel::Set(set) = want.class.label else {
+            continue;
+        };
+        for name in feed.set(set).iter().flat_map(|set| &set.names) {
+            let Ok(pattern) = name.as_str().parse() else {
+                names.left_out.push(name.as_str().to_owned());
+                continue;
+            };
+            names.claims.push(NameClaim {
+                pattern,
+                aim: Aim::Steer {
+                    class: want.class.index,
+                    rewrite: true,
+                    learn: want.learns(),
+                },
+                rank: rank(want.class.category),
+                id: id(&want.class),
+            });
+        }
+    }
+    names.table = NameTable::build(&names.claims)?;
+    Ok(names)
+}
+
+/// By the kernel's own table.
+pub(super) fn verdict<'a>(plan: &'a Plan, name: &str) -> NameVerdict<'a> {
+    let Some(action) = plan.names.table.find(name) else {
+        return NameVerdict::NotListed;
+    };
+    let Some(claim) = plan.names.claims.get(action.claim as usize) else {
+        return NameVerdict::NotListed;
+    };
+    let pattern = claim.pattern.as_str();
+    if action.flags & EXCLUDED != 0 {
+        return NameVerdict::Excluded(pattern);
+    }
+    match plan.class(action.class) {
+        Some(class) if action.flags & (REWRITE | LEARN) != 0 => NameVerdict::Steer(NameMatch {
+            class,
+            pattern,
+            learns: action.flags & LEARN != 0,
+        }),
+        _ => NameVerdict::NotListed,
+    }
+}
+
+impl fmt::Display for NameVerdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Excluded(pattern) => write!(f, "dns.exclude has {pattern}"),
+            Self::NotListed => f.write_str("no selected endpoint set lists this name"),
+            Self::Steer(matched) => {
+                let class = matched.class;
+                write!(
+                    f,
+                    "{} ({}) lists {}",
+                    class.label, class.category, matched.pattern
+                )?;
+                if matched.learns {
+                    f.write_str("; the addresses of the answer are steered, too")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
