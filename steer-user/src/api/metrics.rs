@@ -145,6 +145,8 @@ impl Collector for Status {
             reasons,
             nftables,
             dead_man,
+            // In `steer status` alone so far.
+            dns: _,
             problems,
         } = self;
         let mut out = Families(encoder);
@@ -675,6 +677,7 @@ mod tests {
                     openings: 12,
                 }],
             }),
+            dns: None,
             problems: vec!["one".into(), "two".into()],
         }
     }

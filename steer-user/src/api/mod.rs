@@ -18,8 +18,8 @@ pub use client::{Client, ClientError};
 pub use metrics::{Metrics, open_metrics};
 pub use server::{Command, Server, serve};
 pub use status::{
-    BreakoutStatus, ClassCounter, DeadManBreakout, DeadManStatus, FeedStatus, LanStatus, NftStatus,
-    PathHealth, PlanStatus, ProbeStatus, Status, SteeringState,
+    BreakoutStatus, ClassCounter, DeadManBreakout, DeadManStatus, DnsStatus, FeedStatus, LanStatus,
+    NftStatus, PathHealth, PlanStatus, ProbeStatus, ResolverStatus, Status, SteeringState,
 };
 
 use serde::{Deserialize, Serialize};

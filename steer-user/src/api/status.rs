@@ -56,6 +56,9 @@ pub struct Status {
     /// What the kernel finds out about the breakouts when no controller runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub dead_man: Option<DeadManStatus>,
+    /// Queries and learned addresses; none while no query is touched.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dns: Option<DnsStatus>,
     /// What the operator should know.
     pub problems: Vec<String>,
 }
@@ -219,6 +222,42 @@ pub struct DeadManBreakout {
     pub openings: u32,
 }
 
+/// Queries and learned addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Names and patterns of the plan.
+    pub names: usize,
+    /// Addresses that answers taught and that are not forgotten yet.
+    pub learned: usize,
+    /// The resolvers, in the order of the file.
+    pub resolvers: Vec<ResolverStatus>,
+    /// What became of queries and answers, counted by event.
+    pub events: BTreeMap<String, u64>,
+}
+
+/// A resolver of a breakout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolverStatus {
+    /// The breakout's name.
+    pub breakout: String,
+    /// Its address.
+    pub address: String,
+    /// Whether queries go to it now, as long as it is not taken for dead.
+    pub active: bool,
+    /// Whether it is taken for dead: it left queries unanswered.
+    pub dead: bool,
+    /// Queries sent to it.
+    pub queries: u64,
+    /// Answers from it.
+    pub answers: u64,
+    /// Those of them that say SERVFAIL, REFUSED or the like.
+    pub failures: u64,
+    /// Queries since the last answer.
+    pub unanswered: u32,
+    /// The mean time to its answers, in microseconds.
+    pub mean_us: Option<u64>,
+}
+
 impl Status {
     /// Nothing of steer is in the kernel.
     pub fn off() -> Self {
@@ -237,6 +276,7 @@ impl Status {
             reasons: BTreeMap::new(),
             nftables: None,
             dead_man: None,
+            dns: None,
             problems: Vec::new(),
         }
     }

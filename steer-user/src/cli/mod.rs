@@ -4,6 +4,7 @@
 
 mod check;
 mod detach;
+mod dns;
 mod doctor;
 mod endpoints;
 mod explain;
@@ -56,6 +57,8 @@ enum Command {
     Explain(explain::Args),
     /// Write the plan for other tools.
     Export(export::Args),
+    /// Show pending queries and learned addresses.
+    Dns(dns::Args),
     /// Look at Microsoft's endpoint list, and decide which version is in use.
     Endpoints(endpoints::Args),
 }
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => offline(check::run(&args)),
         Command::Doctor(args) => doctor::main(&args),
         Command::Init(args) => init::main(&args),
+        Command::Dns(args) => dns::main(&args),
         Command::Explain(args) => offline(explain::run(&args)),
         Command::Export(args) => offline(export::run(args)),
         Command::Endpoints(args) => endpoints::main(&args),

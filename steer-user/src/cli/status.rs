@@ -103,6 +103,7 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
         probes(&mut out, breakout)?;
     }
     dead_man(&mut out, status)?;
+    dns(&mut out, status)?;
     if !status.counters.is_empty() {
         writeln!(out, "\n{}", counters(status))?;
     }
@@ -132,6 +133,38 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
         writeln!(out, "note      {problem}")?;
     }
     Ok(out)
+}
+
+fn dns(out: &mut String, status: &Status) -> std::fmt::Result {
+    let Some(dns) = &status.dns else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "dns       {} names, {} learned addresses",
+        dns.names, dns.learned
+    )?;
+    for it in &dns.resolvers {
+        let state = match (it.active, it.dead) {
+            (_, true) => "DOES NOT ANSWER",
+            (true, false) => "in use",
+            (false, false) => "in reserve",
+        };
+        write!(
+            out,
+            "  resolver {} by {}: {state}; {} queries, {} answers",
+            it.address, it.breakout, it.queries, it.answers
+        )?;
+        if let Some(mean) = it.mean_us {
+            write!(out, " in {}.{} ms", mean / 1000, mean / 100 % 10)?;
+        }
+        writeln!(
+            out,
+            ", {} failures, {} unanswered since",
+            it.failures, it.unanswered
+        )?;
+    }
+    Ok(())
 }
 
 /// What the kernel finds out by itself; with a controller, only what is amiss.

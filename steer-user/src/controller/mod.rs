@@ -7,6 +7,7 @@
 mod clsact;
 mod deadman;
 mod detach;
+mod dns;
 mod error;
 pub(crate) mod feed;
 mod health;
@@ -180,6 +181,7 @@ struct Controller {
     state: State,
     hops: NextHops,
     prober: Prober,
+    dns: dns::Steering,
     devices: Vec<(PathId, u32)>,
     problems: Vec<String>,
     heard: supervisor::Heard,
@@ -253,6 +255,7 @@ impl Controller {
         let mut controller = Self {
             hops: NextHops::new(in_use),
             prober,
+            dns: dns::Steering::default(),
             config,
             options,
             kernel,
@@ -293,6 +296,7 @@ impl Controller {
         self.set_up_probes(&view, taken)?;
         self.see(view)?;
         self.attachments = attach_programs(&self.config, &self.view, &mut self.datapath)?;
+        self.steer_queries(true);
         Ok(())
     }
 
@@ -380,10 +384,12 @@ impl Controller {
             info!("this is over: {problem}");
         }
         let _adapting = cut::operation("adapt");
+        let mut ports_changed = false;
         if self.view.ports != view.ports {
             let (datapath, attachments) = attach(&self.config, &self.options, &view)?;
             (self.datapath, self.attachments) = (datapath, attachments);
             self.hear(&view);
+            ports_changed = true;
         } else if deadman::exits(&self.view) != deadman::exits(&view) {
             self.hear(&view);
         }
@@ -400,7 +406,12 @@ impl Controller {
             self.objects = report::objects(&self.config, &view);
             self.sweep().await;
         }
-        self.see(view)
+        self.see(view)?;
+        if ports_changed {
+            self.steer_queries(true);
+        }
+        self.dns.watch(&self.config);
+        Ok(())
     }
 
     /// Probes what the configuration says.
@@ -568,6 +579,9 @@ impl Controller {
         }
         let plan = compile(feed, &self.config, &self.view, self.registry.get_mut());
         let published = plan.and_then(|plan| self.publish(plan));
+        if published.is_ok() {
+            self.steer_queries(false);
+        }
         let result = published
             .map(|()| self.generation)
             .map_err(|error| error.to_string());
@@ -610,6 +624,7 @@ impl Controller {
         self.objects = report::objects(&self.config, &view);
         self.sweep().await;
         self.see(view)?;
+        self.steer_queries(false);
         let after = self.plan.size();
         let mut answer = format!(
             "configuration and feed reloaded: generation {}, {} sets with {} prefixes (before: {} with {})",

@@ -73,6 +73,14 @@ impl Controller {
                 note(error);
                 None
             });
+        let dns = self
+            .dns
+            .status(&self.config, &self.plan)
+            .unwrap_or_else(|error| {
+                note(error);
+                None
+            });
+        problems.extend(self.dns.problems());
         if self.metrics.listening() != self.config.metrics.listen {
             problems.push(METRICS_OFF.into());
         }
@@ -118,6 +126,7 @@ impl Controller {
             reasons,
             nftables,
             dead_man,
+            dns,
             problems,
             ..Status::off()
         }

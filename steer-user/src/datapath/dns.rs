@@ -9,7 +9,8 @@ use std::{collections::HashMap as StdMap, net::IpAddr};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{
-        Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key as LpmKey,
+        Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues,
+        lpm_trie::Key as LpmKey,
     },
     programs::{SchedClassifier, TcAttachType},
 };
@@ -132,17 +133,30 @@ impl DnsMaps {
         self.table.set(0, table, 0).map_err(map_error("DNS_TABLE"))
     }
 
-    /// Writes a resolver at an index (1 to 63) that the table does not name, with a clean health.
+    /// Writes a resolver at an index (1 to 63) that the table does not name, with a clean health and
+    /// nothing counted.
     pub fn set_resolver(&mut self, index: u8, address: IpAddr) -> Result<(), DatapathError> {
         let resolver = Resolver {
             address: dns::address(address),
         };
-        self.states
-            .set(index.into(), ResolverState::default(), 0)
-            .map_err(map_error("RESOLVER_STATE"))?;
+        self.forgive(index)?;
+        let counts = self.counts.get(&index.into(), 0);
+        let counts = counts.map_err(map_error("RESOLVER_COUNTS"))?;
+        let nothing = vec![ResolverCount::default(); counts.len()];
+        PerCpuValues::try_from(nothing)
+            .map_err(aya::maps::MapError::from)
+            .and_then(|nothing| self.counts.set(index.into(), nothing, 0))
+            .map_err(map_error("RESOLVER_COUNTS"))?;
         self.resolvers
             .set(index.into(), resolver, 0)
             .map_err(map_error("RESOLVERS"))
+    }
+
+    /// Forgets that a resolver left queries unanswered.
+    pub fn forgive(&mut self, index: u8) -> Result<(), DatapathError> {
+        self.states
+            .set(index.into(), ResolverState::default(), 0)
+            .map_err(map_error("RESOLVER_STATE"))
     }
 
     /// The resolver at an index, if one was written.
@@ -328,6 +342,12 @@ impl Dns {
     /// The maps.
     pub fn maps(&self) -> &DnsMaps {
         &self.maps
+    }
+
+    /// Takes the programs of every interface but those of `ifindexes` away; the maps stay.
+    pub fn detach_others(pins: &PinDir, ifindexes: &[u32]) -> Result<(), DatapathError> {
+        let is_ours = |kind: &str| PLACES.iter().any(|place| place.link == kind);
+        pins.forget_other_links(is_ours, ifindexes)
     }
 
     /// The maps, to write to.

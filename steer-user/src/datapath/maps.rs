@@ -377,7 +377,7 @@ pub(super) fn flow_seed(pins: &PinDir, mode: Mode) -> Option<u64> {
 }
 
 /// The clock of `bpf_ktime_get_ns`.
-pub(super) fn monotonic_ns() -> u64 {
+pub fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     now.map_or(0, |now| {
         let now = std::time::Duration::from(now);

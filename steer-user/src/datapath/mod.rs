@@ -21,7 +21,7 @@ pub use deadman::{DeadMan, DeadManState, PathLife};
 pub use dns::{Dns, DnsMaps, LearnedAddress, PendingQuery};
 pub use exits::Exit;
 pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
-pub use maps::{ClassCount, Maps, ReasonCount};
+pub use maps::{ClassCount, Maps, ReasonCount, monotonic_ns};
 pub use pins::PinDir;
 pub use tc::{Order, is_our_filter, remove_filter};
 pub use trial::{
