@@ -8,21 +8,28 @@
 
 /// While this lives, points count for the operation.
 #[must_use]
-pub(crate) struct Operation(());
-
-/// Begins an operation; one at a time.
-pub(crate) fn operation(name: &str) -> Operation {
+pub(crate) struct Operation {
     #[cfg(feature = "cut-points")]
-    armed::begin(name);
+    wanted: bool,
+}
+
+/// Begins an operation; one of a name at a time. The end of another that goes on beside it ends
+/// nothing.
+pub(crate) fn operation(name: &str) -> Operation {
     #[cfg(not(feature = "cut-points"))]
     let _ = name;
-    Operation(())
+    Operation {
+        #[cfg(feature = "cut-points")]
+        wanted: armed::begin(name),
+    }
 }
 
 impl Drop for Operation {
     fn drop(&mut self) {
         #[cfg(feature = "cut-points")]
-        armed::end();
+        if self.wanted {
+            armed::end();
+        }
     }
 }
 
@@ -54,12 +61,13 @@ mod armed {
         Some((operation.into(), point.parse().ok()?))
     });
 
-    pub(super) fn begin(name: &str) {
-        if let Some((operation, point)) = &*WANTED
-            && operation == name
-        {
-            LEFT.store(*point, Ordering::Relaxed);
-        }
+    /// Whether this is the operation in which the process ends.
+    pub(super) fn begin(name: &str) -> bool {
+        let Some((_, point)) = WANTED.as_ref().filter(|(wanted, _)| wanted == name) else {
+            return false;
+        };
+        LEFT.store(*point, Ordering::Relaxed);
+        true
     }
 
     pub(super) fn end() {
