@@ -11,6 +11,7 @@ pub type Case = (&'static str, String, &'static str, [&'static str; 2]);
 /// Every bad configuration of one mistake.
 pub fn bad() -> Vec<Case> {
     let mut cases = bad_values();
+    cases.extend(bad_names());
     cases.extend(bad_shapes());
     cases
 }
@@ -31,6 +32,19 @@ fn lan(line: &str) -> String {
 
 fn include(fields: &str) -> String {
     top(&format!("[select]\ninclude = [{{ {fields} }}]"))
+}
+
+#[rustfmt::skip] // one case, one line
+fn bad_names() -> Vec<Case> {
+    vec![
+        ("resolver by name", last("resolvers = [@\"dns.example\"]"), "breakout[0].resolvers[0]", ["is no address", "192.0.2.53"]),
+        ("resolver that cannot be one", last("resolvers = [@\"127.0.0.53\"]"), "breakout[0].resolvers[0]", ["cannot be a resolver", "provider's resolver"]),
+        ("resolver twice", last("resolvers = [\"192.0.2.53\", @\"192.0.2.53\"]"), "breakout[0].resolvers[1]", ["is there twice", "write it once"]),
+        ("too many resolvers", last("resolvers = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\", \"192.0.2.4\", @\"192.0.2.5\"]"), "breakout[0].resolvers[4]", ["more than 4", "leave the others out"]),
+        ("queries", last("[dns]\nqueries = @\"true\""), "dns.queries", ["not one of steer, leave", "choose one"]),
+        ("excluded name", last("[dns]\nexclude = [@\"a b.example\"]"), "dns.exclude[0]", ["is no host name", "*.corp.example.com"]),
+        ("excluded name twice", last("[dns]\nexclude = [\"a.example\", @\"A.example\"]"), "dns.exclude[1]", ["is there twice", "write it once"]),
+    ]
 }
 
 #[rustfmt::skip] // one case, one line
@@ -107,13 +121,6 @@ fn bad_values() -> Vec<Case> {
         ("own route table", last("[mark]\nroute_tables = [@36501]"), "mark.route_tables[0]", ["steer's own", "other software"]),
         ("route table twice", last("[mark]\nroute_tables = [254, @\"main\"]"), "mark.route_tables[1]", ["is there twice", "write it once"]),
         ("xdp", last("[redirect]\nxdp = @\"offload\""), "redirect.xdp", ["not one of auto, native, generic", "choose one"]),
-        ("resolver by name", last("resolvers = [@\"dns.example\"]"), "breakout[0].resolvers[0]", ["is no address", "192.0.2.53"]),
-        ("resolver that cannot be one", last("resolvers = [@\"127.0.0.53\"]"), "breakout[0].resolvers[0]", ["cannot be a resolver", "provider's resolver"]),
-        ("resolver twice", last("resolvers = [\"192.0.2.53\", @\"192.0.2.53\"]"), "breakout[0].resolvers[1]", ["is there twice", "write it once"]),
-        ("too many resolvers", last("resolvers = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\", \"192.0.2.4\", @\"192.0.2.5\"]"), "breakout[0].resolvers[4]", ["more than 4", "leave the others out"]),
-        ("queries", last("[dns]\nqueries = @\"true\""), "dns.queries", ["not one of steer, leave", "choose one"]),
-        ("excluded name", last("[dns]\nexclude = [@\"a b.example\"]"), "dns.exclude[0]", ["is no host name", "*.corp.example.com"]),
-        ("excluded name twice", last("[dns]\nexclude = [\"a.example\", @\"A.example\"]"), "dns.exclude[1]", ["is there twice", "write it once"]),
         ("probes", last("[health]\nprobes = @\"true\""), "health.probes", ["not one of on, off", "choose one"]),
         ("target without a kind", last("[health]\ntargets = [@{ name = \"a\" }]"), "health.targets[0]", ["is no target", "{ stun = "]),
         ("target of two kinds", last("[health]\ntargets = [@{ tls = \"192.0.2.1\", stun = \"192.0.2.1\" }]"), "health.targets[0]", ["is no target", "{ stun = "]),
