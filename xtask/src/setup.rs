@@ -42,6 +42,11 @@ const DAEMONS: &[(&str, &str, &str)] = &[
         "it judges the exported forwarders",
     ),
     ("usr/bin/duk", "duktape", "it runs the exported PAC file"),
+    (
+        "usr/bin/minisign",
+        "minisign",
+        "it signs the lists of a mirror",
+    ),
 ];
 
 const TOOLS: &[Tool] = &[

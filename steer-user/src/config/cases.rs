@@ -59,6 +59,8 @@ fn bad_values() -> Vec<Case> {
         ("no TLS", top("[feed]\nurl = @\"http://mirror.example\""), "feed.url", ["begins with https://", "write one such as"]),
         ("via nothing", top("[feed]\nvia = @\"cable\""), "feed.via", ["\"cable\" is no breakout", "name of a [[breakout]]"]),
         ("guard out of range", top("[feed.guards]\nshrink = @101"), "feed.guards.shrink", ["not a number of 0 to 100", "correct the number"]),
+        ("no public key", top("[feed]\nurl = \"https://m.example\"\npublic_key = @\"RWQ\""), "feed.public_key", ["\"RWQ\"", "second line of the .pub file"]),
+        ("a signer without a mirror", top("[feed]\npublic_key = @\"RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9\""), "feed.public_key", ["Microsoft signs no lists", "name the mirror"]),
         ("tenant", top("[feed]\ntenant = @\"contoso.onmicrosoft.com\""), "feed.tenant", ["is no tenant", "before .onmicrosoft.com"]),
         ("category", top("[select]\ncategories = [\"allow\", @\"best\"]"), "select.categories[1]", ["\"best\" is not one of optimize, allow, default", "correct the spelling"]),
         ("category twice", top("[select]\ncategories = [\"allow\", @\"Allow\"]"), "select.categories[1]", ["is there twice", "write it once"]),

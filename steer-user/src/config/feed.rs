@@ -12,7 +12,7 @@ use super::{
     validate::Checker,
 };
 use crate::endpoints::{
-    Guards, Hooks, Instance, MICROSOFT, Policy, Rules, Service, ServiceArea, SetId,
+    Guards, Hooks, Instance, MICROSOFT, Policy, Rules, Service, ServiceArea, SetId, Signer,
 };
 
 /// Where the endpoint list comes from.
@@ -45,6 +45,7 @@ pub(super) struct RawFeed {
     via: Option<Text>,
     proxy: Option<Text>,
     ca_file: Option<Text>,
+    public_key: Option<Text>,
     tenant: Option<Text>,
     #[serde(default)]
     areas: Vec<Text>,
@@ -152,6 +153,20 @@ impl Checker<'_> {
             INTERVAL
         };
         let interval = period(self, raw.interval, least, INTERVAL);
+        let signer = raw.public_key.and_then(|text| {
+            if !mirrored {
+                let reason = "stands without `url`: Microsoft signs no lists";
+                self.wrong(
+                    text.span(),
+                    reason,
+                    "name the mirror whose lists are signed",
+                );
+            }
+            self.parsed::<Signer>(
+                &text,
+                "copy the second line of the .pub file that `minisign -G` wrote",
+            )
+        });
         let service = Service {
             base: base.map_or_else(
                 || MICROSOFT.into(),
@@ -166,6 +181,7 @@ impl Checker<'_> {
             ca_file: raw
                 .ca_file
                 .map(|file| self.folder(Some(file), "/etc/ssl/mirror.pem")),
+            signer,
             timeout: period(self, raw.timeout, Duration::from_millis(10), TIMEOUT),
         };
         let rules = Rules {

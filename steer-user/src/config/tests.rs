@@ -22,6 +22,7 @@ timeout = "5s"
 via = "fiber"
 proxy = "http://user:word@proxy.example:3128"
 ca_file = "/ca.pem"
+public_key = "RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9"
 tenant = "contoso"
 areas = ["exchange"]
 ipv6 = false
@@ -232,6 +233,11 @@ fn every_key_arrives() {
                 device: Some("brk0".into()),
                 proxy: Some("http://user:word@proxy.example:3128".parse().unwrap()),
                 ca_file: Some("/ca.pem".into()),
+                signer: Some(
+                    "RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9"
+                        .parse()
+                        .unwrap(),
+                ),
                 timeout: Duration::from_secs(5),
             },
             via: Some("fiber".into()),
@@ -393,6 +399,7 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "# via =",
         "# proxy =",
         "# ca_file =",
+        "# public_key =",
         "# tenant =",
         "# deny =",
         "# gateway6 =",

@@ -717,7 +717,7 @@ impl Checker<'_> {
         words
     }
 
-    fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(
         &mut self,
         text: &Text,
         remedy: &str,

@@ -237,11 +237,18 @@ impl Keeper {
         let version = client.version().await?;
         let state = self.store.state();
         let in_use = state.active.as_ref().map(|key| key.version);
-        if let Some(in_use) = in_use
-            && version < in_use
+        // What a signer once signed stays signed, so that one who can only replay it must not bring
+        // anything back, not even after a rollback.
+        let newest = if client.is_signed() {
+            self.store.newest().max(in_use)
+        } else {
+            in_use
+        };
+        if let Some(newest) = newest
+            && version < newest
         {
             let text = format!(
-                "{source} says version {version}, which is older than {in_use} in use: a mirror that is not kept, or an old answer from a cache"
+                "{source} says version {version}, which is older than {newest}, which this machine has already: a mirror that is not kept, or an old answer from a cache"
             );
             return Err(ServiceError::new(ErrorKind::Older, text).into());
         }
@@ -268,7 +275,7 @@ impl Keeper {
     ) -> Result<(), ChangeError> {
         let since = self.store.state().active.as_ref().map(|key| key.version);
         let since = since.or_else(|| self.base.day());
-        let list = client.endpoints().await?;
+        let list = client.endpoints(version).await?;
         let instance = self.base.instance;
         let name = format!("version {version} of {source}");
         // A list of the largest size takes a moment, in which the rest of steer goes on.

@@ -37,7 +37,7 @@ pub use self::{
     hooks::Hooks,
     names::NamePattern,
     ports::{PortRange, Ports, PortsError},
-    service::{Client, ErrorKind, MICROSOFT, Service, ServiceError},
+    service::{Client, ErrorKind, MICROSOFT, Service, ServiceError, Signer},
     snapshot::render as render_snapshot,
     special::{documentation, never_steered},
     store::{Deed, Entry, Header, Key, Leaving, Pinned, State, Store, StoreError, Stored, Waiting},

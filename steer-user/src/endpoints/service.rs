@@ -8,6 +8,7 @@ use std::{
     io::{self, Read as _},
     net::SocketAddr,
     path::PathBuf,
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -24,6 +25,7 @@ use hyper::{
     },
 };
 use hyper_util::rt::TokioIo;
+use minisign_verify::{PublicKey, Signature};
 use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
@@ -41,6 +43,8 @@ const REDIRECTS: usize = 4;
 const CONNECT: Duration = Duration::from_secs(10);
 /// An answer of the version method has some hundred bytes.
 const VERSION_BYTES: usize = 64 << 10;
+/// A signature has some 300 bytes.
+const SIGNATURE_BYTES: usize = 4 << 10;
 const LIST_BYTES: usize = 16 << 20;
 const _: () = assert!(LIST_BYTES as u64 == limits::FILE_BYTES);
 
@@ -63,8 +67,47 @@ pub struct Service {
     pub proxy: Option<Uri>,
     /// Certificates of authorities that are believed besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Who must have signed a list; none: nobody.
+    pub signer: Option<Signer>,
     /// How long one request may take with all that belongs to it.
     pub timeout: Duration,
+}
+
+/// The public key of whoever signs a mirror's lists (Ed25519, as minisign writes it).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer(PublicKey);
+
+impl FromStr for Signer {
+    type Err = String;
+
+    /// Of the second line of a `.pub` file. Fails with what is wrong.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let no_key = |error| format!("{text:?} is no minisign public key: {error}");
+        PublicKey::from_base64(text).map(Self).map_err(no_key)
+    }
+}
+
+impl Signer {
+    /// Whether this is the list of that cloud and version, by the word of the signer: a list that
+    /// was signed for another version is a replay. Fails with what is wrong.
+    fn check(
+        &self,
+        list: &[u8],
+        signature: &[u8],
+        instance: Instance,
+        version: FeedVersion,
+    ) -> Result<(), String> {
+        let text = std::str::from_utf8(signature).map_err(|error| error.to_string())?;
+        let signature = Signature::decode(text).map_err(|error| error.to_string())?;
+        self.0
+            .verify(list, &signature, false)
+            .map_err(|error| error.to_string())?;
+        let (said, wanted) = (signature.trusted_comment(), format!("{instance} {version}"));
+        if said == wanted {
+            return Ok(());
+        }
+        Err(format!("it was signed as {said:?}, not as {wanted:?}"))
+    }
 }
 
 /// Why the service's answer cannot be used.
@@ -108,6 +151,8 @@ pub enum ErrorKind {
     Version,
     /// A version older than the one in use.
     Older,
+    /// A list that the signer did not sign for this version.
+    Signature,
     /// A list that is refused.
     List,
     /// The disk refuses.
@@ -131,6 +176,7 @@ impl ErrorKind {
             Self::Encoding => "encoding",
             Self::Version => "version",
             Self::Older => "older",
+            Self::Signature => "signature",
             Self::List => "list",
             Self::Disk => "disk",
         }
@@ -178,8 +224,8 @@ impl Client {
         })
     }
 
-    /// The list, as the service writes it.
-    pub async fn endpoints(&self) -> Result<Vec<u8>, ServiceError> {
+    /// The list of this version, as the service writes it.
+    pub async fn endpoints(&self, version: FeedVersion) -> Result<Vec<u8>, ServiceError> {
         let mut options = String::new();
         if let Some(tenant) = &self.service.tenant {
             options.push_str("&TenantName=");
@@ -194,7 +240,26 @@ impl Client {
             options.push_str("&NoIPv6=true");
         }
         let method = format!("/endpoints/{}", self.service.instance);
-        self.get(&method, &options, LIST_BYTES).await
+        let list = self.get(&method, &options, LIST_BYTES).await?;
+        if let Some(signer) = &self.service.signer {
+            let method = format!("{method}.minisig");
+            let signature = self.get(&method, "", SIGNATURE_BYTES).await?;
+            signer
+                .check(&list, &signature, self.service.instance, version)
+                .map_err(|reason| {
+                    let base = &self.service.base;
+                    let text = format!(
+                        "{base}{method}: the list is not signed by [feed] public_key: {reason}"
+                    );
+                    ServiceError::new(ErrorKind::Signature, text)
+                })?;
+        }
+        Ok(list)
+    }
+
+    /// Whether lists must be signed.
+    pub(super) fn is_signed(&self) -> bool {
+        self.service.signer.is_some()
     }
 
     /// Why the list changed after `since`. It only explains: what is no explanation is empty.

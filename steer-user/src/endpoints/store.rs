@@ -251,6 +251,13 @@ impl Store {
         stored
     }
 
+    /// The newest version that was ever taken, in use or held back, of those that are kept; by the
+    /// files' names.
+    pub fn newest(&self) -> Option<FeedVersion> {
+        let keys = [VERSIONS, WAITING].map(|part| self.keys(part));
+        keys.iter().flatten().map(|key| key.version).max()
+    }
+
     /// The list that is held back.
     pub fn waiting(&self) -> Option<Stored> {
         let waiting = self.state.waiting.as_ref()?;

@@ -7,6 +7,7 @@ mod disk;
 mod history;
 mod lists;
 mod management;
+mod signed;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Output, time::Duration};
 
