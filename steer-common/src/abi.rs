@@ -146,6 +146,7 @@ pub const HASH: u64 = {
         size_of::<dns::Learned>() as u64,
         size_of::<dns::Asker>() as u64,
         dns::LEARNED as u64,
+        dns::BUDGETS as u64,
         dns::DNS_EVENTS as u64,
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325;

@@ -22,8 +22,9 @@ pub const ASKERS: u32 = 65_536;
 pub const FOREIGN: u32 = 32_768;
 /// Questions that were rewritten and are not answered.
 pub const ASKED: u32 = 16_384;
-/// Names and clients whose new addresses are counted.
-pub const BUDGETS: u32 = 16_384;
+/// The counters of what names and clients may, one for each value of a hash: who shares one, shares
+/// a budget, and nobody gets a new one by making the kernel forget the old.
+pub const BUDGETS: u32 = 65_536;
 /// The answers of one message that are learned; with more of them it teaches nothing.
 pub const MAX_ADDRESSES: u32 = 32;
 
@@ -51,6 +52,12 @@ pub const WINDOW_SHIFT: u32 = 38;
 pub const NAME_BUDGET: u32 = 64;
 /// New addresses of a client in a window.
 pub const CLIENT_BUDGET: u32 = 256;
+/// The windows in which a client's queries are counted, as a shift of nanoseconds: 2^30 ns, 1.1 s.
+pub const ASKING_SHIFT: u32 = 30;
+/// Queries of a client in such a window that are remembered, and so rewritten; the rest passes as it
+/// is. One client alone cannot make the kernel forget what the others asked in the last 10 s.
+pub const CLIENT_QUERIES: u32 = 1024;
+const _: () = assert!((CLIENT_QUERIES as u64) * (PENDING_LIFE >> ASKING_SHIFT) < PENDING as u64);
 
 /// Bit of [`DnsTable::flags`]: queries are rewritten.
 pub const REWRITING: u32 = 1;
@@ -191,13 +198,13 @@ pub struct Asker {
     pub reserved: [u16; 3],
 }
 
-/// New addresses of a name or a client.
+/// What a name or a client had of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Budget {
     /// Which window.
     pub window: u32,
-    /// How many in it.
+    /// How much in it.
     pub used: u32,
 }
 
@@ -285,6 +292,8 @@ events! {
     Shared = 20, "shared-address";
     /// A trial of a dead resolver.
     Trial = 21, "trial";
+    /// The client asks more often than is remembered; the query goes where the client sent it.
+    TooMany = 22, "too-many-queries";
 }
 
 const _: () = assert!(DnsEvent::ALL.len() <= DNS_EVENTS as usize);

@@ -8,19 +8,17 @@ use aya_ebpf::{
     macros::btf_map,
     programs::TcContext,
 };
-use steer_common::{
-    dns::{
-        self, ANSWERED, Address, Asker, Budget, CLIENT_BUDGET, DnsEvent, FOREIGN_LIFE,
-        LONGEST_LIFE, Learned, MAX_ADDRESSES, NAME_BUDGET, PENDING_LIFE, PendingKey, REFUSE_SHARED,
-        REWRITTEN, SECOND, SHARED, SHORTEST_LIFE, TEACHES, WINDOW_SHIFT,
-    },
-    flow,
+use steer_common::dns::{
+    self, ANSWERED, Address, Asker, CLIENT_BUDGET, DnsEvent, FOREIGN_LIFE, LONGEST_LIFE, Learned,
+    MAX_ADDRESSES, NAME_BUDGET, PENDING_LIFE, PendingKey, REFUSE_SHARED, REWRITTEN, SECOND, SHARED,
+    SHORTEST_LIFE, TEACHES, WINDOW_SHIFT,
 };
 
 use crate::{
     address::{self, Field},
+    budget::{self, Budgets},
     classify, config,
-    learned::{self, ASKERS, LEARNED, long},
+    learned::{self, ASKERS, LEARNED},
     message::{self, Buffer, Counts, LONGEST, Message, Side, Udp, half},
     parse::{self, Bytes, Link},
     resolvers,
@@ -34,9 +32,13 @@ static ANSWER: PerCpuArray<Buffer, 1> = PerCpuArray::new();
 #[btf_map]
 static FOREIGN: LruHashMap<Address, u64, { dns::FOREIGN as usize }> = LruHashMap::new();
 
-/// The new addresses of names and clients, by a hash.
+/// The new addresses of names.
 #[btf_map]
-static BUDGETS: LruHashMap<u64, Budget, { dns::BUDGETS as usize }> = LruHashMap::new();
+static NAME_BUDGETS: Budgets = Budgets::new();
+
+/// The new addresses of clients.
+#[btf_map]
+static CLIENT_BUDGETS: Budgets = Budgets::new();
 
 /// Looks at a packet for the LAN.
 #[inline(always)]
@@ -328,10 +330,16 @@ fn learn(message: Message, address: &Address, class: u16, refuse: bool, now: u64
         resolvers::count(DnsEvent::Refreshed);
     } else {
         let (name, _) = message::hashes(message);
-        let asker = flow::mix(flow::mix(!0, long(&client, 0)), long(&client, 1));
-        if !is_within(name, NAME_BUDGET, now) || !is_within(asker, CLIENT_BUDGET, now) {
+        let window = now >> WINDOW_SHIFT;
+        let who = learned::client(&client);
+        let (Some(of_client), Some(of_name)) = (
+            budget::left(&CLIENT_BUDGETS, who, CLIENT_BUDGET, window),
+            budget::left(&NAME_BUDGETS, name, NAME_BUDGET, window),
+        ) else {
             return resolvers::count(DnsEvent::OverBudget);
-        }
+        };
+        of_client.spend(window);
+        of_name.spend(window);
         if foreign {
             resolvers::count(DnsEvent::Shared);
         }
@@ -354,24 +362,6 @@ fn learn(message: Message, address: &Address, class: u16, refuse: bool, now: u64
         reserved: [0; 3],
     };
     let _ = ASKERS.insert(learned::asker(&client, address), asker, 0);
-}
-
-/// Takes one of what a name or a client may learn in a window, if there is any left.
-#[inline(always)]
-fn is_within(who: u64, budget: u32, now: u64) -> bool {
-    let window = (now >> WINDOW_SHIFT) as u32;
-    if let Some(known) = BUDGETS.get_ptr_mut(who) {
-        // SAFETY: aligned accesses of single fields of a valid map value; a count that two CPUs make
-        // at once may be lost.
-        unsafe {
-            if (&raw const (*known).window).read_volatile() == window {
-                let used = (&raw const (*known).used).read_volatile();
-                (&raw mut (*known).used).write_volatile(used.saturating_add(1));
-                return used < budget;
-            }
-        }
-    }
-    BUDGETS.insert(who, Budget { window, used: 1 }, 0).is_ok()
 }
 
 /// Whether an address can be that of a public service: not private, not reserved, no multicast.

@@ -23,6 +23,12 @@ pub const fn mapped(address: u32) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
+/// A number for a client.
+#[inline(always)]
+pub fn client(client: &Address) -> u64 {
+    flow::finish(flow::mix(flow::mix(!0, long(client, 0)), long(client, 1)))
+}
+
 /// The key of a client and an address.
 #[inline(always)]
 pub fn asker(client: &Address, address: &Address) -> u64 {

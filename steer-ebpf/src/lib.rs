@@ -13,6 +13,7 @@
 
 pub mod address;
 pub mod answer;
+pub mod budget;
 pub mod classify;
 pub mod config;
 pub mod count;

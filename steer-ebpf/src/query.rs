@@ -8,7 +8,8 @@ use aya_ebpf::{bindings::__sk_buff, btf_maps::PerCpuArray, macros::btf_map, prog
 use steer_common::{
     abi::STEERING,
     dns::{
-        Address, DnsEvent, PENDING_LIFE, Pending, PendingKey, REPEAT, REWRITING, REWRITTEN, TEACHES,
+        ASKING_SHIFT, Address, CLIENT_QUERIES, DnsEvent, PENDING_LIFE, Pending, PendingKey, REPEAT,
+        REWRITING, REWRITTEN, TEACHES,
     },
     flow,
     names::{EXCLUDED, LEARN, NameAction, REWRITE},
@@ -16,8 +17,9 @@ use steer_common::{
 
 use crate::{
     address::{self, Field},
+    budget::{self, Budgets},
     classify, config, deadman,
-    learned::long,
+    learned::{self, long},
     message::{self, Buffer, Message, Side, Udp, half, octet},
     parse::{self, Bytes, Link},
     paths, resolvers,
@@ -26,6 +28,10 @@ use crate::{
 /// The query in hand.
 #[btf_map]
 static QUERY: PerCpuArray<Buffer, 1> = PerCpuArray::new();
+
+/// The queries of clients that are remembered.
+#[btf_map]
+static ASKING: Budgets = Budgets::new();
 
 /// Whom a query goes to.
 struct Target {
@@ -103,6 +109,11 @@ fn query(ctx: &TcContext, bytes: &Bytes, link: &Link, udp: &Udp) -> Result<(), D
     if target.is_err() && !teaches {
         return target.map(drop);
     }
+    let window = now >> ASKING_SHIFT;
+    let Some(left) = budget::left(&ASKING, learned::client(&client), CLIENT_QUERIES, window) else {
+        return Err(DnsEvent::TooMany);
+    };
+    left.spend(window);
     message.set_pending_key(PendingKey {
         client,
         resolver: to,

@@ -30,7 +30,7 @@ use super::{
 };
 
 /// The maps of `steer-dns` alone.
-const OWN: [&str; 10] = [
+const OWN: [&str; 12] = [
     "NAMES",
     "DNS_TABLE",
     "RESOLVERS",
@@ -39,7 +39,9 @@ const OWN: [&str; 10] = [
     "PENDING",
     "ASKED",
     "FOREIGN",
-    "BUDGETS",
+    "ASKING",
+    "NAME_BUDGETS",
+    "CLIENT_BUDGETS",
     "DNS_EVENTS",
 ];
 /// The program at ingress.
