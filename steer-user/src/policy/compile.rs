@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{OwnInclude, Selection},
-    endpoints::{Category, EndpointSet, Feed, Ports, never_steered},
+    endpoints::{Category, EndpointSet, Feed, NamePattern, Ports, never_steered},
 };
 
 pub(super) fn plan(
@@ -141,9 +141,7 @@ fn wants(
 ) -> Result<Vec<Want>, PlanError> {
     let mut wants = Vec::new();
     for set in &feed.sets {
-        // Sets of names only are steered by what answers teach.
-        let reachable = !set.prefixes.is_empty() || select.names.teach() && !set.names.is_empty();
-        if unselected(select, set).is_none() && reachable {
+        if unselected(select, set).is_none() && reachable(select, &set.prefixes, &set.names) {
             wants.push(of_set(feed, set, registry)?);
         }
     }
@@ -154,12 +152,16 @@ fn wants(
             return Err(PlanError::SameId((*other).to_owned(), include.name.clone()));
         }
         names.push((id, &include.name));
-        // As above.
-        if !include.prefixes.is_empty() {
+        if reachable(select, &include.prefixes, &include.names) {
             wants.push(of_include(include, registry)?);
         }
     }
     Ok(wants)
+}
+
+/// Without prefixes, packets are steered by what answers teach.
+fn reachable(select: &Selection, prefixes: &[IpNet], names: &[NamePattern]) -> bool {
+    !prefixes.is_empty() || select.names.teach() && !names.is_empty()
 }
 
 fn of_set(feed: &Feed, set: &EndpointSet, registry: &mut ClassRegistry) -> Result<Want, PlanError> {

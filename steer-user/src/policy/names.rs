@@ -11,7 +11,10 @@ use super::{
     Class, ClassLabel, Plan, PlanError,
     compile::{Want, id, rank},
 };
-use crate::{config::Selection, endpoints::Feed};
+use crate::{
+    config::Selection,
+    endpoints::{Feed, NamePattern},
+};
 
 /// The compiled names, and what they were compiled from.
 #[derive(Debug, Clone, Default)]
@@ -58,10 +61,7 @@ pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result
         .claims
         .extend(select.names.exclude.iter().map(exclude));
     for want in wants {
-        let ClassLabel::Set(set) = want.class.label else {
-            continue;
-        };
-        for name in feed.set(set).iter().flat_map(|set| &set.names) {
+        for name in listed(feed, select, &want.class.label) {
             let Ok(pattern) = name.as_str().parse() else {
                 names.left_out.push(name.as_str().to_owned());
                 continue;
@@ -80,6 +80,19 @@ pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result
     }
     names.table = NameTable::build(&names.claims)?;
     Ok(names)
+}
+
+/// The names of a class.
+fn listed<'a>(feed: &'a Feed, select: &'a Selection, label: &ClassLabel) -> &'a [NamePattern] {
+    match label {
+        ClassLabel::Set(id) => feed.set(*id).map_or(&[], |set| &set.names),
+        ClassLabel::Own(name) => {
+            let mut includes = select.include.iter();
+            includes
+                .find(|include| include.name == *name)
+                .map_or(&[], |include| &include.names)
+        }
+    }
 }
 
 /// By the kernel's own table.

@@ -497,6 +497,45 @@ fn ports() -> impl Strategy<Value = Ports> {
     prop::sample::select(texts.to_vec()).prop_map(|text| text.parse().unwrap())
 }
 
+#[test]
+fn names_of_a_list_go_to_the_resolver_and_teach_where_there_are_no_prefixes() {
+    let list = |name: &str, prefixes: &[&str], names: &[&str]| OwnInclude {
+        names: names.iter().map(|it| it.parse().unwrap()).collect(),
+        ..own(name, prefixes, "443")
+    };
+    let plan = |steer, learn| {
+        builtin(|select, _| {
+            select.names = NameSelection {
+                steer,
+                learn,
+                exclude: Vec::new(),
+            };
+            select.include = vec![
+                list("saas/crm", &["203.0.113.0/24"], &["*.crm.example"]),
+                list("saas/cdn", &[], &["cdn.example"]),
+            ];
+        })
+    };
+    let words = |plan: &Plan| {
+        ["a.crm.example", "cdn.example", "b.example"].map(|it| plan.decide_name(it).to_string())
+    };
+    let learns = "; the addresses of the answer are steered, too";
+    let nobody = "no selected endpoint set lists this name".to_owned();
+    let crm = "service \"saas/crm\" (Allow) lists *.crm.example".to_owned();
+    let cdn = format!("service \"saas/cdn\" (Allow) lists cdn.example{learns}");
+    let all = plan(true, true);
+    assert_eq!(words(&all), [crm.clone(), cdn, nobody.clone()]);
+    assert_eq!((all.size().own, plan(true, false).size().own), (2, 1));
+    assert_eq!(
+        words(&plan(true, false)),
+        [crm, nobody.clone(), nobody.clone()]
+    );
+    assert_eq!(
+        words(&plan(false, true)),
+        [nobody.clone(), nobody.clone(), nobody]
+    );
+}
+
 /// Ids below and above those that names of includes get.
 fn id() -> impl Strategy<Value = u16> {
     prop_oneof![1_u16..20, 65_515_u16..=65_535]

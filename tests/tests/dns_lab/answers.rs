@@ -48,6 +48,7 @@ fn far_before_near_after(far: Software, near: Software) {
         "outlook.office.com",
         "OutLook.Office.com",
         "contoso.sharepoint.com",
+        "au.download.windowsupdate.com",
     ] {
         assert_eq!(answers(name), both(NEAR), "{name}: {}", steer.log());
     }

@@ -121,6 +121,7 @@ impl Office {
 /// Starts steer with resolvers of the provider, for every category.
 fn start<'lab>(lab: &'lab Lab, resolvers: &[&str]) -> Steer<'lab> {
     let more = "[select]\ncategories = [\"optimize\", \"allow\", \"default\"]\n\
+                [[list]]\nname = \"updates\"\nbuiltin = \"microsoft-updates\"\n\
                 [dns]\nexclude = [\"left.sharepoint.com\"]\n";
     let settings = Settings {
         more: more.into(),
