@@ -18,11 +18,14 @@ use steer_ebpf as _;
 use core::mem::size_of;
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+    bindings::{
+        TC_ACT_UNSPEC,
+        xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+    },
     btf_maps::{Array, DevMap, PerCpuArray},
     helpers::bpf_redirect,
-    macros::{btf_map, xdp},
-    programs::XdpContext,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 
 /// Flows of one kind of traffic; a power of two.
@@ -172,6 +175,12 @@ fn count(ctx: &XdpContext, which: u32) -> Option<()> {
         (*arrived).ttl = (*ip).ttl;
     }
     Some(())
+}
+
+/// What running a program at TC takes.
+#[classifier]
+pub fn nothing(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
 }
 
 /// What is left of steer's redirect when the classifier is taken away.

@@ -1,7 +1,10 @@
 //! The programs for queries and answers with maps of their own, and packets put through them by
 //! `BPF_PROG_TEST_RUN`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -156,15 +159,29 @@ impl DnsBench {
         Ok(())
     }
 
-    /// Puts a packet through a program; nothing but "next" is right.
-    pub fn run(&mut self, which: Program, packet: &[u8]) -> Result<Seen> {
+    fn program(&mut self, which: Program) -> Result<(&mut SchedClassifier, &'static str)> {
         let name = match which {
             Program::Query => "dns_query",
             Program::Answer => "dns_answer",
         };
         let object = self.dns.objects_mut().next().context("no object")?;
         let program = object.program_mut(name).context("no program")?;
-        let program: &mut SchedClassifier = program.try_into()?;
+        Ok((program.try_into()?, name))
+    }
+
+    /// What a run of a program takes when a packet goes through it `repeat` times.
+    pub fn cost(&mut self, which: Program, packet: &[u8], repeat: u32) -> Result<Duration> {
+        let result = self.program(which)?.0.test_run(TestRunOptions {
+            data_in: Some(packet),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        Ok(result.duration)
+    }
+
+    /// Puts a packet through a program; nothing but "next" is right.
+    pub fn run(&mut self, which: Program, packet: &[u8]) -> Result<Seen> {
+        let (program, name) = self.program(which)?;
         let mut bytes = vec![0; packet.len() + 64];
         let mut after = [0; 192];
         let result = program.test_run(TestRunOptions {

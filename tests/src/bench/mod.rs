@@ -10,6 +10,7 @@
 //! ratio is made inside one round, and its median and quartiles over the rounds are reported.
 
 mod generator;
+mod hooks;
 pub mod publications;
 mod report;
 mod router;
@@ -22,12 +23,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-pub use self::report::{RatioResult, Report, RowResult};
 use self::{
     generator::{Generator, Sample},
+    hooks::Hooks,
     router::Far,
     rows::{Prepared, RATIOS, ROWS, Row},
     traffic::Traffic,
+};
+pub use self::{
+    hooks::HookResult,
+    report::{RatioResult, Report, RowResult},
 };
 use crate::lab;
 
@@ -63,6 +68,7 @@ pub fn run(options: &Options) -> Result<Report> {
         check(row, &first)?;
         rows.push((prepared, packets(first.ns())));
     }
+    let mut hooks = Hooks::new()?;
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
@@ -73,9 +79,10 @@ pub fn run(options: &Options) -> Result<Report> {
             samples.push(sample);
         }
         rounds.push(samples);
+        hooks.measure()?;
     }
     eprintln!();
-    Ok(Report::new(ROWS, RATIOS, &rounds))
+    Ok(Report::new(ROWS, RATIOS, &rounds).with_hooks(hooks.results()))
 }
 
 fn sample(

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     generator::Sample,
+    hooks::HookResult,
     rows::{Id, Ratio, Row},
 };
 
@@ -19,6 +20,8 @@ pub struct Report {
     pub rows: Vec<RowResult>,
     /// How rows compare, measured in the same round.
     pub ratios: Vec<RatioResult>,
+    /// What the programs for names add to a packet that is not DNS.
+    pub hooks: Vec<HookResult>,
     /// No gate was missed.
     pub passed: bool,
 }
@@ -96,7 +99,16 @@ impl Report {
             rounds: rounds.len(),
             rows,
             ratios,
+            hooks: Vec::new(),
             passed,
+        }
+    }
+
+    pub(super) fn with_hooks(self, hooks: Vec<HookResult>) -> Self {
+        Self {
+            passed: self.passed && hooks.iter().all(|hook| hook.passed),
+            hooks,
+            ..self
         }
     }
 
@@ -123,7 +135,7 @@ fn net_costs(rounds: &[Vec<Sample>], row: usize) -> Vec<f64> {
     clippy::cast_precision_loss,
     reason = "an index into a few values"
 )]
-fn quantile(values: &[f64], share: f64) -> f64 {
+pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let position = share * (sorted.len().saturating_sub(1)) as f64;
@@ -174,13 +186,32 @@ impl fmt::Display for Report {
                 verdict.to_owned(),
             ]);
         }
-        for table in [&mut rows, &mut ratios] {
+        let mut hooks = Table::new();
+        hooks.load_preset(presets::UTF8_BORDERS_ONLY);
+        hooks.set_header([
+            "added to a packet that is not DNS",
+            "ns",
+            "quartiles",
+            "gate",
+            "",
+        ]);
+        for hook in &self.hooks {
+            hooks.add_row([
+                hook.name.to_owned(),
+                format!("{:.0}", hook.ns),
+                format!("{:.0} – {:.0}", hook.lower, hook.upper),
+                format!("≤ {:.0}", hook.gate),
+                if hook.passed { "passed" } else { "MISSED" }.to_owned(),
+            ]);
+        }
+        for table in [&mut rows, &mut ratios, &mut hooks] {
             for column in table.column_iter_mut().skip(1) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
         writeln!(f, "{rows}\n")?;
         writeln!(f, "{ratios}\n")?;
+        writeln!(f, "{hooks}\n")?;
         write!(
             f,
             "UDP frames of 64 bytes, 4096 flows, one processor, {} rounds. Costs include the veth \
