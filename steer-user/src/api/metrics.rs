@@ -24,8 +24,8 @@ use tokio::{
 };
 
 use super::{
-    BreakoutStatus, Command, DeadManBreakout, DeadManStatus, LanStatus, NftStatus, PathHealth,
-    PlanStatus, Status, SteeringState, server::ask,
+    BreakoutStatus, Command, DeadManBreakout, DeadManStatus, DnsStatus, LanStatus, NftStatus,
+    PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, server::ask,
 };
 use crate::endpoints::Report;
 
@@ -145,8 +145,7 @@ impl Collector for Status {
             reasons,
             nftables,
             dead_man,
-            // In `steer status` alone so far.
-            dns: _,
+            dns,
             problems,
         } = self;
         let mut out = Families(encoder);
@@ -218,7 +217,8 @@ impl Collector for Status {
         if let Some(nft) = nftables {
             out.nftables(nft)?;
         }
-        dead_man.as_ref().map_or(Ok(()), |it| out.dead_man(it))
+        dead_man.as_ref().map_or(Ok(()), |it| out.dead_man(it))?;
+        dns.as_ref().map_or(Ok(()), |it| out.dns(it))
     }
 }
 
@@ -517,6 +517,88 @@ impl Families<'_> {
         )
     }
 
+    fn dns(&mut self, dns: &DnsStatus) -> fmt::Result {
+        let DnsStatus {
+            names,
+            learned,
+            resolvers,
+            events,
+        } = dns;
+        for (name, help, value) in [
+            (
+                "dns_names",
+                "Names and patterns whose queries are steered",
+                *names,
+            ),
+            (
+                "dns_learned_addresses",
+                "Addresses that answers taught and that are not forgotten yet",
+                *learned,
+            ),
+        ] {
+            self.gauge(name, help, None, [(vec![], value as u64)])?;
+        }
+        let events = events
+            .iter()
+            .map(|(event, count)| (vec![("event", event.clone())], *count));
+        self.counter(
+            "dns_events",
+            "What became of queries and answers",
+            None,
+            events,
+        )?;
+        let resolvers = || {
+            let labels = |it: &ResolverStatus| {
+                let (breakout, address) = (it.breakout.clone(), it.address.clone());
+                vec![("breakout", breakout), ("resolver", address)]
+            };
+            resolvers.iter().map(move |it| (labels(it), it))
+        };
+        for (name, help, value) in [
+            (
+                "resolver_active",
+                "Whether queries go to the resolver",
+                (|it| it.active.into()) as fn(&ResolverStatus) -> u64,
+            ),
+            (
+                "resolver_dead",
+                "Whether the resolver left queries unanswered and is only tried",
+                |it| it.dead.into(),
+            ),
+        ] {
+            let samples = resolvers().map(|(labels, it)| (labels, value(it)));
+            self.gauge(name, help, None, samples)?;
+        }
+        for (name, help, value) in [
+            (
+                "resolver_queries",
+                "Queries sent to the resolver",
+                (|it| it.queries) as fn(&ResolverStatus) -> u64,
+            ),
+            ("resolver_answers", "Answers of the resolver", |it| {
+                it.answers
+            }),
+            (
+                "resolver_failures",
+                "Answers of the resolver that say SERVFAIL, REFUSED or the like",
+                |it| it.failures,
+            ),
+        ] {
+            let samples = resolvers().map(|(labels, it)| (labels, value(it)));
+            self.counter(name, help, None, samples)?;
+        }
+        let mean = |it: &ResolverStatus| {
+            it.mean_us
+                .map(|mean| Duration::from_micros(mean).as_secs_f64())
+        };
+        self.fractions(
+            "resolver_mean",
+            "The mean time to the resolver's answers",
+            Some(&Unit::Seconds),
+            resolvers().filter_map(|(labels, it)| Some((labels, mean(it)?))),
+        )
+    }
+
     fn info(&mut self, name: &str, help: &str, labels: &Labels) -> fmt::Result {
         let mut family = self
             .0
@@ -590,6 +672,25 @@ mod tests {
 
     use super::*;
     use crate::api::{ClassCounter, FeedStatus, ProbeStatus};
+
+    fn queries() -> DnsStatus {
+        DnsStatus {
+            names: 13,
+            learned: 14,
+            resolvers: vec![ResolverStatus {
+                breakout: "fiber".into(),
+                address: "192.0.2.53".into(),
+                active: true,
+                dead: false,
+                queries: 15,
+                answers: 16,
+                failures: 17,
+                unanswered: 18,
+                mean_us: Some(1500),
+            }],
+            events: [("rewritten".to_owned(), 19)].into(),
+        }
+    }
 
     /// A status in which every field says something.
     fn full() -> Status {
@@ -677,7 +778,7 @@ mod tests {
                     openings: 12,
                 }],
             }),
-            dns: None,
+            dns: Some(queries()),
             problems: vec!["one".into(), "two".into()],
         }
     }
@@ -748,7 +849,25 @@ mod tests {
             let target = r#"{breakout="fiber",kind="tls",target="13.107.6.152:443"}"#;
             (format!("{name}{target}"), value.to_owned())
         });
+        let asked = [
+            ("active", "1"),
+            ("dead", "0"),
+            ("queries_total", "15"),
+            ("answers_total", "16"),
+            ("failures_total", "17"),
+            ("mean_seconds", "0.0015"),
+        ]
+        .map(|(what, value)| {
+            let labels = r#"{breakout="fiber",resolver="192.0.2.53"}"#;
+            (format!("steer_resolver_{what}{labels}"), value.to_owned())
+        });
         let expected: BTreeMap<String, String> = [
+            ("steer_dns_names".to_owned(), 13),
+            ("steer_dns_learned_addresses".to_owned(), 14),
+            (
+                r#"steer_dns_events_total{event="rewritten"}"#.to_owned(),
+                19,
+            ),
             (
                 r#"steer_controller_info{version="1.2.3",mode="mark"}"#.to_owned(),
                 1,
@@ -828,6 +947,7 @@ mod tests {
         .map(|(name, value)| (name, value.to_string()))
         .into_iter()
         .chain(probed)
+        .chain(asked)
         .collect();
         assert_eq!(samples, expected);
     }

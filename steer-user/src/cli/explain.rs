@@ -1,4 +1,4 @@
-//! `steer explain`: what happens to traffic to a destination, and why.
+//! `steer explain`: what happens to traffic to a destination, or to queries for a name, and why.
 
 use std::{
     io::{self, BufRead, BufWriter, IsTerminal, Write},
@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde::Serialize;
 use steer_common::{
+    names::Pattern,
     reason::Reason,
     rule::{TCP, UDP},
 };
@@ -20,12 +21,13 @@ use super::{
 
 use crate::{
     endpoints::ServiceArea,
-    policy::{ClassLabel, Flow, Plan, Verdict},
+    policy::{Class, ClassLabel, Flow, NameVerdict, Plan, Verdict},
 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Addresses; without any, lines of standard input: ADDRESS [PROTOCOL PORT [SOURCE]]
+    /// Addresses or names; without any, lines of standard input: ADDRESS [PROTOCOL PORT [SOURCE]] or
+    /// NAME
     #[arg(value_name = "DESTINATION")]
     destinations: Vec<String>,
     /// tcp, udp or a protocol number
@@ -54,6 +56,35 @@ struct Answer<'a> {
     source: Option<IpAddr>,
     /// `steer` or `pass`.
     verdict: &'static str,
+    #[serde(flatten)]
+    about: About<'a>,
+    matched: Option<String>,
+    reason: String,
+    /// The reason counter of the kernel programs that such packets raise.
+    counter: Option<&'static str>,
+    feed: &'a FeedFacts,
+}
+
+/// The same for a name.
+#[derive(Debug, Serialize)]
+struct NameAnswer<'a> {
+    /// The name that is asked for.
+    query: &'a str,
+    /// `steer` or `pass`.
+    verdict: &'static str,
+    /// Whether the addresses of the answer are steered, too.
+    learns: bool,
+    #[serde(flatten)]
+    about: About<'a>,
+    /// The pattern.
+    matched: Option<&'a str>,
+    reason: String,
+    feed: &'a FeedFacts,
+}
+
+/// The class that matched.
+#[derive(Debug, Serialize)]
+struct About<'a> {
     /// Which list the set is of: `worldwide`, …, or `own`.
     list: Option<&'static str>,
     set: Option<u16>,
@@ -62,11 +93,23 @@ struct Answer<'a> {
     name: Option<&'a str>,
     category: Option<&'static str>,
     service_area: Option<&'a str>,
-    matched: Option<String>,
-    reason: String,
-    /// The reason counter of the kernel programs that such packets raise.
-    counter: Option<&'static str>,
-    feed: &'a FeedFacts,
+}
+
+impl<'a> About<'a> {
+    fn of(class: Option<&'a Class>) -> Self {
+        Self {
+            list: class.map(|class| class.key.list.as_str()),
+            set: class.map(|class| class.key.id),
+            name: class.and_then(|class| match &class.label {
+                ClassLabel::Own(name) => Some(name.as_str()),
+                ClassLabel::Set(_) => None,
+            }),
+            category: class.map(|class| class.category.as_str()),
+            service_area: class
+                .and_then(|class| class.service_area.as_ref())
+                .map(ServiceArea::as_str),
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -88,20 +131,26 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         for (number, line) in (1..).zip(io::stdin().lock().lines()) {
             let line = line.context("standard input cannot be read")?;
-            let flow = asked
+            let subject = asked
                 .line(&line)
                 .with_context(|| format!("line {number}: {line:?}"))?;
-            if let Some(flow) = flow {
-                printer.print(&plan, &flow)?;
+            if let Some(subject) = subject {
+                printer.print_any(&plan, &subject)?;
             }
         }
     }
     for destination in &args.destinations {
-        let flow = asked.flow(address(destination)?);
-        printer.print(&plan, &flow)?;
+        printer.print_any(&plan, &asked.subject(destination)?)?;
     }
     printer.out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is asked about.
+enum Subject {
+    Flow(Flow),
+    /// Queries for a name.
+    Name(String),
 }
 
 /// What holds where a line does not say otherwise.
@@ -121,12 +170,23 @@ impl Asked {
         }
     }
 
-    /// `ADDRESS [PROTOCOL PORT [SOURCE]]`; none for a line of blanks.
-    fn line(&self, line: &str) -> anyhow::Result<Option<Flow>> {
+    fn subject(&self, text: &str) -> anyhow::Result<Subject> {
+        if let Ok(address) = text.parse() {
+            return Ok(Subject::Flow(self.flow(address)));
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if name.contains('*') || name.parse::<Pattern>().is_err() {
+            bail!("{text:?} is neither an address nor a name");
+        }
+        Ok(Subject::Name(name.to_ascii_lowercase()))
+    }
+
+    /// `ADDRESS [PROTOCOL PORT [SOURCE]]` or `NAME`; none for a line of blanks.
+    fn line(&self, line: &str) -> anyhow::Result<Option<Subject>> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let flow = match words.as_slice() {
             [] => return Ok(None),
-            [destination] => self.flow(address(destination)?),
+            [subject] => return self.subject(subject).map(Some),
             [destination, protocol, port, source @ ..] if source.len() <= 1 => {
                 let mut flow = self.flow(address(destination)?);
                 flow.protocol = self::protocol(protocol).map_err(anyhow::Error::msg)?;
@@ -139,10 +199,10 @@ impl Asked {
                 flow
             }
             _ => bail!(
-                "a line is ADDRESS, or ADDRESS PROTOCOL PORT, or ADDRESS PROTOCOL PORT SOURCE"
+                "a line is NAME, ADDRESS, ADDRESS PROTOCOL PORT, or ADDRESS PROTOCOL PORT SOURCE"
             ),
         };
-        Ok(Some(flow))
+        Ok(Some(Subject::Flow(flow)))
     }
 }
 
@@ -155,6 +215,42 @@ struct Printer<W> {
 }
 
 impl<W: Write> Printer<W> {
+    fn print_any(&mut self, plan: &Plan, subject: &Subject) -> anyhow::Result<()> {
+        match subject {
+            Subject::Flow(flow) => self.print(plan, flow),
+            Subject::Name(name) => self.print_name(plan, name),
+        }
+    }
+
+    fn print_name(&mut self, plan: &Plan, name: &str) -> anyhow::Result<()> {
+        let verdict = plan.decide_name(name);
+        let matched = match &verdict {
+            NameVerdict::Steer(matched) => Some(matched),
+            _ => None,
+        };
+        let word = if matched.is_some() { "steer" } else { "pass" };
+        if self.json {
+            let class = matched.map(|matched| matched.class);
+            let answer = serde_json::to_string(&NameAnswer {
+                query: name,
+                verdict: word,
+                learns: matched.is_some_and(|matched| matched.learns),
+                about: About::of(class),
+                matched: matched.map(|matched| matched.pattern),
+                reason: verdict.to_string(),
+                feed: &self.facts,
+            })?;
+            writeln!(self.out, "{answer}")?;
+        } else if self.alone {
+            writeln!(self.out, "{name} dns -> {word}")?;
+            writeln!(self.out, "  because {verdict}")?;
+            writeln!(self.out, "  by {}", output::feed_line(plan.feed()))?;
+        } else {
+            writeln!(self.out, "{name:<28} dns        {word:<5}  {verdict}")?;
+        }
+        Ok(())
+    }
+
     fn print(&mut self, plan: &Plan, flow: &Flow) -> anyhow::Result<()> {
         let verdict = plan.decide(flow);
         if self.json {
@@ -190,16 +286,7 @@ impl<W: Write> Printer<W> {
             port: flow.port,
             source: flow.source,
             verdict: word(verdict),
-            list: class.map(|class| class.key.list.as_str()),
-            set: class.map(|class| class.key.id),
-            name: class.and_then(|class| match &class.label {
-                ClassLabel::Own(name) => Some(name.as_str()),
-                ClassLabel::Set(_) => None,
-            }),
-            category: class.map(|class| class.category.as_str()),
-            service_area: class
-                .and_then(|class| class.service_area.as_ref())
-                .map(ServiceArea::as_str),
+            about: About::of(class),
             matched: matched.map(|matched| matched.prefix.to_string()),
             reason: verdict.to_string(),
             counter,
@@ -216,9 +303,9 @@ fn word(verdict: &Verdict<'_>) -> &'static str {
 }
 
 fn address(text: &str) -> anyhow::Result<IpAddr> {
-    text.parse().ok().with_context(|| {
-        format!("{text:?} is not an address; look the name up first, for example with `dig +short {text}`")
-    })
+    text.parse()
+        .ok()
+        .with_context(|| format!("{text:?} is not an address"))
 }
 
 /// `tcp`, `udp`, or the number in the IP header.

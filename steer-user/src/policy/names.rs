@@ -19,6 +19,7 @@ use crate::{
 /// The compiled names, and what they were compiled from.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
+    steer: bool,
     pub table: NameTable,
     claims: Vec<NameClaim>,
     pub left_out: Vec<String>,
@@ -31,8 +32,10 @@ pub enum NameVerdict<'a> {
     Steer(NameMatch<'a>),
     /// The operator excludes it by this pattern.
     Excluded(&'a str),
-    /// No selected set has it, or no query is touched at all.
+    /// No selected set or list has it.
     NotListed,
+    /// No query is touched at all.
+    Off,
 }
 
 /// What a name matched.
@@ -47,8 +50,11 @@ pub struct NameMatch<'a> {
 }
 
 pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result<Names, PlanError> {
-    let mut names = Names::default();
-    if !select.names.steer {
+    let mut names = Names {
+        steer: select.names.steer,
+        ..Names::default()
+    };
+    if !names.steer {
         return Ok(names);
     }
     let exclude = |pattern: &Pattern| NameClaim {
@@ -97,6 +103,9 @@ fn listed<'a>(feed: &'a Feed, select: &'a Selection, label: &ClassLabel) -> &'a 
 
 /// By the kernel's own table.
 pub(super) fn verdict<'a>(plan: &'a Plan, name: &str) -> NameVerdict<'a> {
+    if !plan.names.steer {
+        return NameVerdict::Off;
+    }
     let Some(action) = plan.names.table.find(name) else {
         return NameVerdict::NotListed;
     };
@@ -121,7 +130,10 @@ impl fmt::Display for NameVerdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Excluded(pattern) => write!(f, "dns.exclude has {pattern}"),
-            Self::NotListed => f.write_str("no selected endpoint set lists this name"),
+            Self::NotListed => f.write_str("no selected endpoint set or list has this name"),
+            Self::Off => f.write_str(
+                "no query is touched: no breakout has resolvers, or [dns] queries is \"leave\"",
+            ),
             Self::Steer(matched) => {
                 let class = matched.class;
                 write!(

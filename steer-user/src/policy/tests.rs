@@ -192,6 +192,53 @@ fn own_includes_are_classes_and_own_exclusions_beat_everything() {
 }
 
 #[test]
+fn names_are_decided_by_sets_and_lists_and_the_operator_s_word_beats_both() {
+    let crm = OwnInclude {
+        names: vec!["*.crm.example.com".parse().unwrap()],
+        ..own("saas/crm", &[], "443")
+    };
+    let plan = |steer, learn| {
+        builtin(|select, _| {
+            select.include.push(crm.clone());
+            select.names = NameSelection {
+                steer,
+                learn,
+                exclude: vec!["left.sharepoint.com".parse().unwrap()],
+            };
+        })
+    };
+    let decide = |plan: &Plan, name: &str| match plan.decide_name(name) {
+        NameVerdict::Steer(it) => format!("{} {} {}", it.class.label, it.pattern, it.learns),
+        other => other.to_string(),
+    };
+    let on = plan(true, true);
+    for (name, expected) in [
+        ("outlook.office.com", "set 1 outlook.office.com false"),
+        ("Contoso.SharePoint.com", "set 31 *.sharepoint.com false"),
+        (
+            "a.crm.example.com",
+            "service \"saas/crm\" *.crm.example.com true",
+        ),
+        ("left.sharepoint.com", "dns.exclude has left.sharepoint.com"),
+        (
+            "example.com",
+            "no selected endpoint set or list has this name",
+        ),
+    ] {
+        assert_eq!(decide(&on, name), expected);
+    }
+    // Nothing would steer what has no prefixes.
+    let deaf = plan(true, false);
+    assert_eq!(
+        decide(&deaf, "a.crm.example.com"),
+        "no selected endpoint set or list has this name"
+    );
+    let off = plan(false, true);
+    assert_eq!(off.decide_name("outlook.office.com"), NameVerdict::Off);
+    assert!(off.names().is_empty());
+}
+
+#[test]
 fn where_all_else_is_equal_microsofts_list_comes_first() {
     let mut feed = Feed::builtin().unwrap();
     feed.sets.retain(|set| set.id == SetId(12));
@@ -520,20 +567,15 @@ fn names_of_a_list_go_to_the_resolver_and_teach_where_there_are_no_prefixes() {
         ["a.crm.example", "cdn.example", "b.example"].map(|it| plan.decide_name(it).to_string())
     };
     let learns = "; the addresses of the answer are steered, too";
-    let nobody = "no selected endpoint set lists this name".to_owned();
+    let nobody = "no selected endpoint set or list has this name".to_owned();
     let crm = "service \"saas/crm\" (Allow) lists *.crm.example".to_owned();
     let cdn = format!("service \"saas/cdn\" (Allow) lists cdn.example{learns}");
     let all = plan(true, true);
     assert_eq!(words(&all), [crm.clone(), cdn, nobody.clone()]);
     assert_eq!((all.size().own, plan(true, false).size().own), (2, 1));
-    assert_eq!(
-        words(&plan(true, false)),
-        [crm, nobody.clone(), nobody.clone()]
-    );
-    assert_eq!(
-        words(&plan(false, true)),
-        [nobody.clone(), nobody.clone(), nobody]
-    );
+    assert_eq!(words(&plan(true, false)), [crm, nobody.clone(), nobody]);
+    let off = plan(false, true);
+    assert_eq!(words(&off), [(); 3].map(|()| NameVerdict::Off.to_string()));
 }
 
 /// Ids below and above those that names of includes get.

@@ -6,7 +6,9 @@ use std::{
 };
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use serde_json::Value;
 use steer_tests::{
+    steer::Steer,
     traffic::{Flow, probe_all},
     wire::{Path, Wires},
 };
@@ -36,6 +38,14 @@ fn both(answers: [&str; 2]) -> BTreeSet<IpAddr> {
     of(answers).into_iter().flatten().collect()
 }
 
+/// What `steer explain` says of queries for a name.
+fn explained(steer: &Steer<'_>, name: &str) -> String {
+    let output = steer.command(&["explain", "--json", name]).unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["query"], name.to_ascii_lowercase());
+    answer["verdict"].as_str().unwrap().to_owned()
+}
+
 fn far_before_near_after(far: Software, near: Software) {
     let Some(office) = Office::start(far, near, &Knowledge::every(NEAR)) else {
         return;
@@ -51,6 +61,7 @@ fn far_before_near_after(far: Software, near: Software) {
         "au.download.windowsupdate.com",
     ] {
         assert_eq!(answers(name), both(NEAR), "{name}: {}", steer.log());
+        assert_eq!(explained(&steer, name), "steer", "{name}");
     }
     for name in [
         "www.example.com",
@@ -58,6 +69,7 @@ fn far_before_near_after(far: Software, near: Software) {
         "office.com.example",
     ] {
         assert_eq!(answers(name), both(FAR), "{name}");
+        assert_eq!(explained(&steer, name), "pass", "{name}");
     }
     // A connection may carry any name: it goes where the client opens it to.
     for (kind, server) in KINDS.into_iter().zip(HEADQUARTERS) {
