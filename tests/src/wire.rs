@@ -21,8 +21,7 @@ use ipnet::IpNet;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
-        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
-        sockopt,
+        AddressFamily, LinkAddr, SockFlag, SockType, recvfrom, setsockopt, socket, sockopt,
     },
 };
 use serde::{Serialize, Serializer};
@@ -135,11 +134,12 @@ impl Capture {
     pub fn start(namespace: &Namespace, interface: &str) -> Result<Self> {
         let index = i32::try_from(namespace.interface_index(interface)?)?;
         let socket = namespace.run(|| {
+            // With a protocol it would hear every interface until it is bound to one (packet(7)).
             let socket = socket(
                 AddressFamily::Packet,
                 SockType::Raw,
                 SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-                SockProtocol::EthAll,
+                None,
             )
             .context("open a capture socket")?;
             bind_to(&socket, index)?;
