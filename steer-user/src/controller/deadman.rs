@@ -49,9 +49,10 @@ pub(super) fn status(
 
 impl Controller {
     /// Has answers heard where the view says.
-    pub(super) fn hear(&mut self, view: &View) {
+    pub(super) fn hear(&mut self) {
         self.exits.clear();
-        for attached in self.datapath.attach_exits(&exits(view)) {
+        self.chores.exits = exits(&self.view);
+        for attached in self.datapath.attach_exits(&self.chores.exits) {
             match attached {
                 Ok(at) => {
                     let adopted = at.adopted_in_words();

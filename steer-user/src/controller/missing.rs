@@ -9,12 +9,21 @@ use crate::system::{Object, PathId, RulePriority, Selector, SystemError};
 pub(super) struct Missing(Vec<(Object, String)>);
 
 impl Missing {
-    /// Takes in the outcome of a repair of `tried`; whether anything changed.
-    pub(super) fn note(&mut self, tried: &[Object], failed: &[(Object, SystemError)]) -> bool {
+    /// Takes in the outcome of a repair of `tried`, some or all of what is `wanted`; whether anything
+    /// changed.
+    pub(super) fn note(
+        &mut self,
+        wanted: &[Object],
+        tried: &[Object],
+        failed: &[(Object, SystemError)],
+    ) -> bool {
         let failed = failed
             .iter()
             .map(|(object, error)| (object.clone(), error.to_string()));
-        let others = self.0.iter().filter(|(it, _)| !tried.contains(it)).cloned();
+        // The route by a gateway that is not the gateway any more is missed by nobody.
+        let others = self.0.iter();
+        let others = others.filter(|(it, _)| wanted.contains(it) && !tried.contains(it));
+        let others = others.cloned();
         let now: Vec<_> = others.chain(failed).collect();
         let changed = now != self.0;
         self.0 = now;
@@ -78,19 +87,35 @@ mod tests {
     #[test]
     fn a_missing_route_is_the_trouble_of_its_path_until_it_is_back() {
         let (one, two) = (PathId::new(1).unwrap(), PathId::new(2).unwrap());
+        let both = [route(1), route(2)];
         let mut missing = Missing::default();
-        assert!(!missing.note(&[route(1)], &[]));
-        assert!(missing.note(&[route(1)], &[failed(route(1))]));
+        assert!(!missing.note(&both, &[route(1)], &[]));
+        assert!(missing.note(&both, &[route(1)], &[failed(route(1))]));
         assert!(
-            !missing.note(&[route(1)], &[failed(route(1))]),
+            !missing.note(&both, &[route(1)], &[failed(route(1))]),
             "the same again"
         );
         assert!(missing.trouble(one).unwrap().contains("no room"));
         assert_eq!(missing.trouble(two), None);
-        assert!(!missing.note(&[route(2)], &[]), "not looked at");
+        assert!(!missing.note(&both, &[route(2)], &[]), "not looked at");
         assert!(missing.trouble(one).is_some());
-        assert!(missing.note(&[route(1), route(2)], &[]));
+        assert!(missing.note(&both, &both, &[]));
         assert_eq!(missing.trouble(one), None);
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_not_missing() {
+        let other = Object::Route(Route {
+            family: Family::V4,
+            table: PathId::new(1).unwrap().table(),
+            interface: InterfaceName::new("brk1").unwrap(),
+            next_hop: NextHop::Device,
+        });
+        let mut missing = Missing::default();
+        let (before, now) = ([route(1)], [other]);
+        assert!(missing.note(&before, &before, &[failed(route(1))]));
+        assert!(missing.note(&now, &now, &[]));
+        assert_eq!(missing.trouble(PathId::new(1).unwrap()), None);
     }
 
     #[test]
@@ -98,7 +123,7 @@ mod tests {
         let interface = InterfaceName::new("brk0").unwrap();
         let sysctl = Sysctl::of_interface(Family::V4, &interface, "rp_filter", 2);
         let mut missing = Missing::default();
-        missing.note(&[], &[failed(Object::Sysctl(sysctl))]);
+        missing.note(&[], &[], &[failed(Object::Sysctl(sysctl))]);
         assert_eq!(missing.trouble(PathId::new(1).unwrap()), None);
     }
 }

@@ -4,6 +4,7 @@
 //! objects in the box first (they do nothing without wishes), then the plan, then the programs.
 //! When it ends, steering goes on without it; [`detach`] takes everything away.
 
+mod chores;
 mod clsact;
 mod deadman;
 mod detach;
@@ -38,14 +39,8 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub use self::{
-    detach::{Detached, detach},
-    error::ControllerError,
-    lock::{Lock, LockError},
-    preview::{Preview, preview},
-    report::unattended,
-};
 use self::{
+    chores::Chores,
     feed::FeedTask,
     health::Prober,
     hops::NextHops,
@@ -55,6 +50,13 @@ use self::{
     registry::RegistryFile,
     start::{adoptable, attach, attach_programs, load, undo, watch_period},
     step::{BreakoutFacts, Effect, Event, Phase, State},
+};
+pub use self::{
+    detach::{Detached, detach},
+    error::ControllerError,
+    lock::{Lock, LockError},
+    preview::{Preview, preview},
+    report::unattended,
 };
 use crate::{
     api::{self, Answer, Command, Drain, Metrics},
@@ -169,6 +171,7 @@ struct Controller {
     /// Where answers are heard.
     exits: Vec<Attachment>,
     missing: Missing,
+    chores: Chores,
     /// Something that a breakout needs went missing, or is back.
     look_again: bool,
     registry: RegistryFile,
@@ -263,6 +266,7 @@ impl Controller {
             attachments: Vec::new(),
             exits: Vec::new(),
             missing: Missing::default(),
+            chores: Chores::after(&objects),
             look_again: false,
             registry,
             path_ids,
@@ -292,7 +296,7 @@ impl Controller {
     /// Attaches the programs. The state of the paths comes first: programs that take the place of
     /// another version's steer with their own maps from their first packet on.
     fn steer(&mut self, view: View, taken: impl Fn(PathId) -> bool) -> Result<(), ControllerError> {
-        self.hear(&view);
+        self.hear();
         self.set_up_probes(&view, taken)?;
         self.see(view)?;
         self.attachments = attach_programs(&self.config, &self.view, &mut self.datapath)?;
@@ -318,10 +322,11 @@ impl Controller {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
-            let due = self.due();
+            let (due, chores) = (self.due(), self.chores_due());
             tokio::select! {
                 Some(event) = self.prober.outcome() => self.take(event),
                 () = health::at(due) => self.tick().await,
+                () = health::at(chores) => self.do_chores().await,
                 _ = looks.tick() => {
                     self.beat();
                     self.look().await;
@@ -330,12 +335,11 @@ impl Controller {
                 }
                 _ = sweeps.tick() => self.sweep().await,
                 changed = monitor.changed() => {
-                    if changed.links {
-                        self.look().await;
-                    }
                     if changed.table {
                         self.sweep().await;
-                    } else if changed.routing {
+                    } else {
+                        self.look().await;
+                        // The kernel tells nobody of the routes that go with a link.
                         self.sweep_routing().await;
                     }
                 }
@@ -385,32 +389,24 @@ impl Controller {
         }
         let _adapting = cut::operation("adapt");
         let mut ports_changed = false;
+        // Before programs at a LAN's new interface see its clients: they have one plan from the first on.
+        self.follow_clients(&view)?;
         if self.view.ports != view.ports {
             let (datapath, attachments) = attach(&self.config, &self.options, &view)?;
             (self.datapath, self.attachments) = (datapath, attachments);
-            self.hear(&view);
+            self.chores.exits.clear();
             ports_changed = true;
-        } else if deadman::exits(&self.view) != deadman::exits(&view) {
-            self.hear(&view);
         }
-        if site(&self.view) != site(&view) {
-            let feed = self.plan.feed().clone();
-            let plan = compile(&feed, &self.config, &view, self.registry.get_mut())?;
-            self.publish(plan)?;
-            info!(
-                "the router's or the clients' addresses changed: generation {}",
-                self.generation
-            );
-        }
-        if self.view.wanted != view.wanted {
-            self.objects = report::objects(&self.config, &view);
-            self.sweep().await;
-        }
+        let objects = report::objects(&self.config, &view);
+        let new = new_in(&objects, &self.objects).cloned().collect();
+        self.objects = objects;
+        self.repair(new).await;
         self.see(view)?;
         if ports_changed {
             self.steer_queries(true);
         }
         self.dns.watch(&self.config);
+        self.note_chores();
         Ok(())
     }
 
@@ -522,6 +518,7 @@ impl Controller {
     async fn sweep(&mut self) {
         self.keep_metrics().await;
         self.repair(self.objects.clone()).await;
+        self.chores.objects.clone_from(&self.objects);
         match system::leftovers(&mut self.kernel, &self.objects).await {
             Ok(old) => {
                 for (object, error) in system::remove_all(&mut self.kernel, &old).await {
@@ -532,9 +529,10 @@ impl Controller {
         }
     }
 
-    /// Puts back rules and routes; that costs little, so it is done whenever somebody changes rules.
+    /// Puts back all but the nftables table; that costs little, so it is done whenever anything
+    /// changes.
     async fn sweep_routing(&mut self) {
-        let routing = |object: &&Object| matches!(object, Object::Route(_) | Object::Rule(_));
+        let routing = |object: &&Object| !matches!(object, Object::NftTable(_));
         let objects = self.objects.iter().filter(routing).cloned().collect();
         self.repair(objects).await;
     }
@@ -544,7 +542,7 @@ impl Controller {
         for (object, found) in result.repaired {
             warn!("`{object}` was {found:?}: applied again");
         }
-        self.look_again |= self.missing.note(&objects, &result.failed);
+        self.look_again |= self.missing.note(&self.objects, &objects, &result.failed);
         for (object, error) in result.failed {
             warn!(
                 "`{object}` cannot be applied: {error}. steer tries again in {} s",
@@ -674,7 +672,7 @@ impl Controller {
 }
 
 /// What is in the one list and not in the other.
-fn new_in<'a>(now: &'a [String], before: &'a [String]) -> impl Iterator<Item = &'a String> {
+fn new_in<'a, T: PartialEq>(now: &'a [T], before: &'a [T]) -> impl Iterator<Item = &'a T> {
     now.iter().filter(|it| !before.contains(it))
 }
 

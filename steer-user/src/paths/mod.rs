@@ -26,6 +26,10 @@ const LATE: Duration = Duration::from_millis(150);
 /// TCP connection's first packet again after 1 s: an answer to that would hide the loss, and be taken
 /// for a slow line.
 const PATIENCE: Duration = Duration::from_millis(900);
+/// A link that is back is asked this often, and for so long, before it is asked once an interval: the
+/// first packets may be too early for the gateway, or for the kernel.
+const EAGER: Duration = Duration::from_millis(200);
+const EAGER_FOR: Duration = Duration::from_secs(1);
 /// How often a target is asked for a whole handshake while all is well.
 const DEEP: Duration = Duration::from_secs(30);
 /// So long must a measure be above its threshold for a breakout to be degraded.
@@ -103,6 +107,8 @@ struct Down {
     good: u8,
     good_since: Option<Duration>,
     round: Option<Round>,
+    /// Until when a link that is back is asked more often.
+    eager_until: Duration,
 }
 
 /// All targets asked at once.
@@ -139,6 +145,7 @@ impl Watch {
                 good: 0,
                 good_since: None,
                 round: None,
+                eager_until: Duration::ZERO,
             })
         };
         Self {
@@ -170,6 +177,10 @@ impl Watch {
             } else if self.trouble.is_some() || self.targets.is_empty() {
                 // It came back: ask at once.
                 self.next = now;
+                if down.hold.is_zero() {
+                    down.eager_until = now + EAGER_FOR;
+                }
+                down.why = "the link is back, and probes have yet to prove it".into();
                 if self.targets.is_empty() {
                     self.rise(now);
                 }
@@ -235,10 +246,16 @@ impl Watch {
                 .map(|(deep, _)| self.send(target, deep, now))
                 .collect();
         }
-        self.next = now + self.spread(self.rules.interval);
-        let ends = now + self.lateness().max(PATIENCE);
+        let eager = matches!(&self.state, State::Down(down) if now < down.eager_until);
+        let (pause, round) = if eager {
+            (EAGER, EAGER)
+        } else {
+            let pause = self.spread(self.rules.interval);
+            (pause, self.lateness().max(PATIENCE))
+        };
+        self.next = now + pause;
         if let State::Down(down) = &mut self.state {
-            down.round = Some(Round::new(now, ends, true));
+            down.round = Some(Round::new(now, now + round, true));
         }
         self.poll(now)
     }
@@ -493,6 +510,7 @@ impl Watch {
             good: 0,
             good_since: None,
             round: None,
+            eager_until: Duration::ZERO,
         });
         self.sent.clear();
         self.next = now + self.spread(self.rules.interval);

@@ -218,6 +218,24 @@ fn a_link_that_returns_is_up_with_the_first_answers_once_and_held_back_the_next_
     assert!(path.is_up());
 }
 
+/// The first packets over a link that is made anew get lost: its gateway is not ready yet.
+#[test]
+fn a_link_that_returns_is_up_soon_even_if_the_first_probes_are_lost() {
+    let mut path = Simulation::new(4, true, 9);
+    path.facts(None);
+    path.run(seconds(60), &good);
+    path.facts(Some("no carrier"));
+    path.run(seconds(61), &good);
+    path.facts(None);
+    let ready = seconds(61) + 250 * MILLISECOND;
+    path.run(seconds(70), &|now, _| {
+        (now >= ready).then_some(20 * MILLISECOND)
+    });
+    assert!(path.is_up(), "{:?}", path.changes);
+    let (up, _) = path.changes.last().unwrap();
+    assert!(*up <= ready + 250 * MILLISECOND, "{:?}", path.changes);
+}
+
 #[test]
 fn a_link_that_flaps_every_second_for_a_minute_is_taken_once_more_and_then_left_alone() {
     let mut path = Simulation::new(4, true, 11);

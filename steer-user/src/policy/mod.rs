@@ -102,6 +102,11 @@ impl Plan {
         &self.names.left_out
     }
 
+    /// The site that it was compiled for.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
     /// The tables for the kernel.
     pub fn image(&self) -> &Image {
         &self.image

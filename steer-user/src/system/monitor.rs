@@ -1,8 +1,8 @@
 //! Hears from the kernel that something changed, so that nobody has to wait for the next look.
 //!
 //! What changed is not taken from the messages: they can be lost when many come at once. They only
-//! say that it is time to look. Of routes only deletions of steer's own are heard, and the kernel sorts
-//! them out: a router with a full Internet table would do nothing else but look.
+//! say that it is time to look. Of routes only default routes and deletions of steer's own are heard, and
+//! the kernel sorts them out: a router with a full Internet table would do nothing else but look.
 
 use std::{io, os::fd::AsRawFd as _, time::Duration};
 
@@ -30,7 +30,7 @@ const TABLE_PAUSE: Duration = Duration::from_millis(200);
 /// What changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// A link, an address or a neighbour.
+    /// A link, an address, a neighbour, or somebody's default route: it may name a breakout's gateway.
     pub links: bool,
     /// A rule of policy routing, or a route of steer's that was deleted.
     pub routing: bool,
@@ -91,9 +91,9 @@ impl Monitor {
                 self.tables_not_before = Instant::now() + TABLE_PAUSE;
                 Changed { table: true, ..Changed::default() }
             }
-            () = next_of_routes(&mut self.routes, self.routes_not_before) => {
+            changed = next_of_routes(&mut self.routes, self.routes_not_before) => {
                 self.routes_not_before = Instant::now() + PAUSE;
-                Changed { routing: true, ..Changed::default() }
+                changed
             }
         }
     }
@@ -129,10 +129,10 @@ fn subscribe_to_tables() -> io::Result<TokioSocket> {
 /// `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_ROUTE`
 const ROUTE_GROUPS: [u32; 2] = [7, 11];
 
-/// Hears when one of our routes is deleted, by whomever.
+/// Hears of default routes, and when one of our own routes is deleted, by whomever.
 fn subscribe_to_routes() -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    only_our_deletions(&socket)?;
+    only_relevant_routes(&socket)?;
     socket.socket_mut().bind_auto()?;
     for group in ROUTE_GROUPS {
         socket.socket_mut().add_membership(group)?;
@@ -140,27 +140,33 @@ fn subscribe_to_routes() -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// Has the kernel throw away all messages but deletions of routes with our protocol number.
-fn only_our_deletions(socket: &TokioSocket) -> io::Result<()> {
+/// Where a message about a route has who made the route: in struct rtmsg behind struct nlmsghdr.
+const MAKER: u8 = 16 + 5;
+
+/// Has the kernel throw away all messages but deletions of routes with our protocol number, and
+/// default routes with any other.
+fn only_relevant_routes(socket: &TokioSocket) -> io::Result<()> {
     // Offsets in struct nlmsghdr and struct rtmsg behind it.
     const TYPE: u32 = 4;
-    const PROTOCOL_NUMBER: u32 = 16 + 5;
+    const PREFIX_LENGTH: u32 = 16 + 1;
     const RTM_DELROUTE: u16 = 25;
     // linux/bpf_common.h: load two bytes, load one byte, jump if equal, return.
     const HALF: u16 = 0x28;
     const BYTE: u16 = 0x30;
     const IF_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    const STEPS: u16 = 6;
+    const STEPS: u16 = 8;
     const FILTER_BYTES: libc::socklen_t = 16;
     const _: () = assert!(size_of::<libc::sock_fprog>() == FILTER_BYTES as usize);
     let step = |code, k: u32, jt, jf| libc::sock_filter { code, jt, jf, k };
     // Classic BPF reads numbers in network order.
     let mut program: [_; STEPS as usize] = [
+        step(BYTE, MAKER.into(), 0, 0),
+        step(IF_EQUAL, PROTOCOL.into(), 0, 2),
         step(HALF, TYPE, 0, 0),
-        step(IF_EQUAL, RTM_DELROUTE.to_be().into(), 0, 3),
-        step(BYTE, PROTOCOL_NUMBER, 0, 0),
-        step(IF_EQUAL, PROTOCOL.into(), 0, 1),
+        step(IF_EQUAL, RTM_DELROUTE.to_be().into(), 2, 3),
+        step(BYTE, PREFIX_LENGTH, 0, 0),
+        step(IF_EQUAL, 0, 0, 1),
         step(RETURN, u32::MAX, 0, 0),
         step(RETURN, 0, 0, 0),
     ];
@@ -186,12 +192,21 @@ fn only_our_deletions(socket: &TokioSocket) -> io::Result<()> {
     }
 }
 
-/// Waits until a route of ours was deleted.
-async fn next_of_routes(socket: &mut TokioSocket, not_before: Instant) {
+/// Waits until a route of ours was deleted, or a default route changed.
+async fn next_of_routes(socket: &mut TokioSocket, not_before: Instant) -> Changed {
     tokio::time::sleep_until(not_before).await;
-    // An error is a loss of messages, and they all were of ours.
-    let _ = socket.recv_from_full().await;
-    while let Some(Ok(_)) = socket.recv_from_full().now_or_never() {}
+    let mut changed = Changed::default();
+    let mut message = Some(socket.recv_from_full().await);
+    while let Some(received) = message {
+        match received.map(|(bytes, _)| bytes.get(usize::from(MAKER)).copied()) {
+            Ok(Some(maker)) if maker == PROTOCOL => changed.routing = true,
+            Ok(_) => changed.links = true,
+            // A loss of messages, which were of either kind.
+            Err(_) => (changed.routing, changed.links) = (true, true),
+        }
+        message = socket.recv_from_full().now_or_never();
+    }
+    changed
 }
 
 /// Waits until something of our table was deleted.
@@ -266,15 +281,16 @@ mod tests {
     }
 
     #[test]
-    fn only_deletions_of_our_own_routes_are_told() {
+    fn only_default_routes_and_deletions_of_our_own_are_told() {
         in_namespace(async || {
             link("a0");
             sh("ip route add default dev a0 table 36501 proto 86");
             sh("ip route add 192.0.2.0/24 dev a0 proto 86");
             sh("ip -6 route add default dev a0 table 36501 proto 86");
-            sh("ip route add default dev a0 table 36502 proto static");
             let mut monitor = Monitor::subscribe(false).unwrap();
-            sh("ip route del default table 36502; ip route add 198.51.100.0/24 dev a0 proto 86");
+            sh("ip route add 198.51.100.0/24 dev a0 proto 86");
+            sh("ip route add default dev a0 table 36502 proto 86");
+            sh("ip route add 203.0.113.0/24 dev a0; ip route del 203.0.113.0/24");
             // Links and rules come by another socket: what is heard of routes is there by now.
             sh("ip link set a0 mtu 1400");
             while !monitor.changed().await.links {}
@@ -285,6 +301,22 @@ mod tests {
             for ours in ["", "-6 "] {
                 sh(&format!("ip {ours}route flush table 36501"));
                 while !monitor.changed().await.routing {}
+            }
+        });
+    }
+
+    #[test]
+    fn a_default_route_that_comes_or_goes_is_told() {
+        in_namespace(async || {
+            link("a0");
+            let mut monitor = Monitor::subscribe(false).unwrap();
+            for change in [
+                "ip route add default dev a0 metric 1000",
+                "ip route del default dev a0 metric 1000",
+                "ip -6 route add default dev a0 metric 1000",
+            ] {
+                sh(change);
+                while !monitor.changed().await.links {}
             }
         });
     }
