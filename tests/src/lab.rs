@@ -276,6 +276,24 @@ impl Lab {
         address_lan(self.options, &self.client, &self.router)
     }
 
+    /// Deletes a breakout's link and makes it anew: the same names, other indexes and Ethernet
+    /// addresses, nothing else on either end yet.
+    pub fn renew_breakout(&self, breakout: &Breakout) -> Result<()> {
+        let Breakout {
+            interface,
+            isp_interface,
+            ..
+        } = breakout;
+        self.router.ip(&format!("link del {interface}\n"))?;
+        // The old index must not come back with the new link.
+        self.router
+            .ip("link add spare0 type veth peer name spare1\nlink del spare0\n")?;
+        connect_breakout(&self.prefix, breakout)?;
+        self.isp
+            .output("ethtool", &["-K", isp_interface, "gro", "on"])?;
+        Ok(())
+    }
+
     /// Takes a breakout down as `ip link set down` does (the kernel removes its routes).
     pub fn link_down(&self, breakout: &Breakout) -> Result<()> {
         self.router
@@ -471,6 +489,15 @@ fn connect_lan(prefix: &str) -> Result<()> {
     pair(prefix, ("router", "lan0"), ("client", "eth0"))
 }
 
+/// A breakout's link.
+fn connect_breakout(prefix: &str, breakout: &Breakout) -> Result<()> {
+    pair(
+        prefix,
+        ("router", breakout.interface),
+        ("isp", breakout.isp_interface),
+    )
+}
+
 /// The veth pairs.
 fn connect(prefix: &str, options: LabOptions) -> Result<()> {
     let pair = |a, b| pair(prefix, a, b);
@@ -478,10 +505,7 @@ fn connect(prefix: &str, options: LabOptions) -> Result<()> {
     pair(("router", "bb0"), ("backbone", "branch0"))?;
     pair(("hq", "far0"), ("far", "hq0"))?;
     for breakout in &BREAKOUTS[..usize::from(options.breakouts)] {
-        pair(
-            ("router", breakout.interface),
-            ("isp", breakout.isp_interface),
-        )?;
+        connect_breakout(prefix, breakout)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -208,6 +208,56 @@ pub fn ruleset_flushed(
     every: Duration,
     duration: Duration,
 ) -> Result<Outcome> {
+    flushed(steering, repair, every, duration, &|lab| {
+        lab.router.nft("flush ruleset")
+    })
+}
+
+/// What somebody else's tool does to the router.
+type Flush<'a> = dyn Fn(&Lab) -> Result<()> + Sync + 'a;
+
+/// Somebody flushes nftables, the rules of policy routing and steer's routes again and again, in every
+/// order, against a running controller.
+pub fn everything_flushed(
+    steering: &Steering,
+    every: Duration,
+    duration: Duration,
+) -> Result<Outcome> {
+    let turn = AtomicUsize::new(0);
+    let nftables = |lab: &Lab| lab.router.nft("flush ruleset");
+    let of_families = |lab: &Lab, commands: &str| {
+        ["-4", "-6"].iter().try_for_each(|family| {
+            // A table that is empty already is no error to whoever flushes it.
+            let arguments = [family, "-force", "-batch", "-"];
+            drop(lab.router.feed("ip", &arguments, commands));
+            Ok(())
+        })
+    };
+    // The kernel's own rule is put back in the same breath: without it the box routes nothing.
+    let rules = |lab: &Lab| of_families(lab, "rule flush\nrule add pref 32766 lookup main\n");
+    let routes = |lab: &Lab| of_families(lab, "route flush table 36501\n");
+    let flushes: [&Flush<'_>; 3] = [&nftables, &rules, &routes];
+    flushed(steering, Repair::Controller, every, duration, &|lab| {
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        // All of them, each time from another one on, in the one direction and the other.
+        (0..flushes.len()).try_for_each(|step| {
+            let step = if turn.is_multiple_of(2) {
+                step
+            } else {
+                2 * step
+            };
+            flushes[(turn + step) % flushes.len()](lab)
+        })
+    })
+}
+
+fn flushed(
+    steering: &Steering,
+    repair: Repair,
+    every: Duration,
+    duration: Duration,
+    flush: &Flush<'_>,
+) -> Result<Outcome> {
     let lab = Lab::start(LabOptions::default())?;
     let mut enabled = steering.enable(&lab)?;
     let fleet = Fleet::open(&lab.client, &flows(10, 10), PERIOD)?;
@@ -232,7 +282,7 @@ pub fn ruleset_flushed(
         };
         let flusher = scope.spawn(move || {
             until_over(&|| {
-                lab.router.nft("flush ruleset")?;
+                flush(lab)?;
                 if repair == Repair::Script {
                     lab.router.nft(saved)?;
                 }

@@ -2,14 +2,10 @@
 //! is printed, not judged.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use steer_tests::{
     lab::{BREAKOUTS, Lab, LabOptions, LanKind},
-    namespace::execute,
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -46,18 +42,8 @@ fn renew_breakout(lab: &Lab) {
     let breakout = BREAKOUTS[0];
     let (v4, v6) = breakout.address;
     let (gateway4, gateway6) = breakout.gateway;
-    let (near, far) = (breakout.interface, breakout.isp_interface);
-    lab.router
-        .ip(&format!(
-            "link del {near}\nlink add spare0 type veth peer name spare1\nlink del spare0\n"
-        ))
-        .unwrap();
-    execute(
-        Command::new("ip")
-            .args(["link", "add", near, "netns", lab.router.name(), "type"])
-            .args(["veth", "peer", "name", far, "netns", lab.isp.name()]),
-    )
-    .unwrap();
+    let far = breakout.isp_interface;
+    lab.renew_breakout(&breakout).unwrap();
     let (lan4, lan6) = lab.lan();
     let lan = match lab.options.lan {
         LanKind::Private => String::new(),
@@ -69,9 +55,6 @@ fn renew_breakout(lab: &Lab) {
         "link set {far} up\naddr add {gateway4}/30 dev {far}\n\
          addr add {gateway6}/64 dev {far} nodad\n{lan}"
     );
-    lab.isp
-        .output("ethtool", &["-K", far, "gro", "on"])
-        .unwrap();
     lab.isp.ip(&isp).unwrap();
     lab.link_up(&breakout).unwrap();
 }

@@ -1,13 +1,16 @@
-//! Plans are published under full load, and the wire is the judge: every packet arrives, by the
-//! way that one whole plan says.
+//! Plans are published and programs swapped under full load, and the wire is the judge: every packet
+//! arrives, by the way that one whole plan says.
+//!
+//! `STEER_SWAPS=1000` says how often programs are swapped (30 times unless told).
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
 use std::{
+    env,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use steer_tests::bench::publications::{Carrier, Load, run};
+use steer_tests::bench::publications::{Carrier, Change, Load, run};
 
 const PUBLICATIONS: u64 = 1_000;
 /// A guard against hanging: 1,000 publications take some 20 s on two busy processors.
@@ -18,10 +21,10 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 
 fn under_load(carrier: Carrier) -> Load {
     let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    let load = run(carrier, PUBLICATIONS, AT_MOST).unwrap();
+    let load = run(carrier, Change::Plan, PUBLICATIONS, AT_MOST).unwrap();
     println!(
         "{carrier:?}: {} publications while {} packets ran, in {:.1} s: {} arrived by the breakout, {} by the WAN; classes {:?}",
-        load.publications,
+        load.changes,
         load.sent,
         load.duration.as_secs_f64(),
         load.at_breakout,
@@ -29,11 +32,11 @@ fn under_load(carrier: Carrier) -> Load {
         load.by_class,
     );
     assert!(
-        load.publications >= PUBLICATIONS,
+        load.changes >= PUBLICATIONS,
         "too few plans were published while packets ran: {load:?}"
     );
     assert!(
-        load.generation > load.publications,
+        load.generation > load.changes,
         "the first plan is generation 1: {load:?}"
     );
     assert_eq!(
@@ -89,4 +92,53 @@ fn marks_lose_and_mis_steer_nothing_while_plans_are_published() {
 fn mark_mode_with_its_whole_ruleset_loses_and_mis_steers_nothing_while_plans_are_published() {
     let load = under_load(Carrier::MarkMode);
     assert_eq!(load.at_wan, load.steered_by_none, "{load:?}");
+}
+
+/// A packet sees the old program or the new one, and either sends it where the plan says.
+fn no_packet_notices_that_programs_are_swapped(carrier: Carrier) {
+    let swaps = env::var("STEER_SWAPS").map_or(30, |text| text.parse().unwrap());
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    // A guard against hanging: a swap takes a fraction of a second.
+    let at_most = AT_MOST + Duration::from_secs(5 * swaps);
+    let load = run(carrier, Change::Programs, swaps, at_most).unwrap();
+    println!(
+        "{carrier:?}: {} swaps while {} packets ran, in {:.1} s: {} arrived by the breakout, {} by the WAN",
+        load.changes,
+        load.sent,
+        load.duration.as_secs_f64(),
+        load.at_breakout,
+        load.at_wan,
+    );
+    assert!(load.changes >= swaps, "too few swaps: {load:?}");
+    assert_eq!(
+        load.at_breakout + load.at_wan,
+        load.sent,
+        "packets were lost: {load:?}"
+    );
+    assert_eq!(
+        load.at_breakout,
+        load.steered_by_both + load.steered_by_first,
+        "packets were not steered: {load:?}"
+    );
+    let [both, _, first, _, _] = load.by_class;
+    assert_eq!(
+        [both, first],
+        [load.steered_by_both, load.steered_by_first],
+        "the programs count on in the same maps: {load:?}"
+    );
+}
+
+#[test]
+fn redirect_mode_loses_and_mis_steers_nothing_while_programs_are_swapped() {
+    no_packet_notices_that_programs_are_swapped(Carrier::Redirect);
+}
+
+#[test]
+fn marks_lose_and_mis_steer_nothing_while_programs_are_swapped() {
+    no_packet_notices_that_programs_are_swapped(Carrier::Wish);
+}
+
+#[test]
+fn mark_mode_with_its_whole_ruleset_loses_and_mis_steers_nothing_while_programs_are_swapped() {
+    no_packet_notices_that_programs_are_swapped(Carrier::MarkMode);
 }

@@ -11,7 +11,7 @@ use steer_tests::{
     lab::{Lab, LabOptions, LanKind},
     m365::examples,
     residue::Snapshot,
-    scenario::{Repair, born_while_down, first_enable, flows, ruleset_flushed},
+    scenario::{Repair, born_while_down, everything_flushed, first_enable, flows, ruleset_flushed},
     server::Site,
     steer::{Mode, Settings, Steer},
     steering::Steering,
@@ -282,4 +282,16 @@ fn flushing_nftables_against_a_running_controller_leaks_nothing() {
 #[test]
 fn flushing_and_loading_saved_rules_with_the_controller_killed_leaks_nothing() {
     flushing_and_loading_leaks_nothing(Repair::Script);
+}
+
+/// Rules that are flushed take connections with them; what counts is what the ISP sees.
+#[test]
+fn flushing_nftables_rules_and_routes_against_a_running_controller_leaks_nothing() {
+    let (every, duration) = (Duration::from_millis(50), Duration::from_secs(20));
+    let steering = Steering::Steer(settings(Mode::Mark));
+    let outcome = everything_flushed(&steering, every, duration).unwrap();
+    println!("{outcome}");
+    assert_eq!(outcome.leaks, [], "{outcome}");
+    assert!(outcome.opened > 0, "connections succeed by either path");
+    assert!(outcome.seen > 0, "flows still left by the breakout");
 }

@@ -9,6 +9,7 @@
 //! Machines are noisy, and only ratios of measurements made close together mean anything: each
 //! ratio is made inside one round, and its median and quartiles over the rounds are reported.
 
+pub mod failover;
 mod generator;
 mod hooks;
 pub mod publications;

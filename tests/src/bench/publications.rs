@@ -1,5 +1,5 @@
-//! Plans are published while the generator keeps a router busy, and the sinks count what arrives:
-//! which way every packet took, and whether one was lost.
+//! Plans are published, or programs swapped, while the generator keeps a router busy, and the sinks
+//! count what arrives: which way every packet took, and whether one was lost.
 
 use std::{
     net::Ipv4Addr,
@@ -70,8 +70,9 @@ impl Carrier {
 /// A packet that saw a part of each would be of another class, or of none.
 #[derive(Clone, Debug, Default)]
 pub struct Load {
-    /// Plans published while packets ran: between each and the one before, some were sent.
-    pub publications: u64,
+    /// Plans published, or programs swapped, while packets ran: between each and the one before, some
+    /// were sent.
+    pub changes: u64,
     /// The number of the last generation.
     pub generation: u64,
     /// Packets sent, of all kinds.
@@ -80,6 +81,8 @@ pub struct Load {
     pub steered_by_both: u64,
     /// Of these, packets that no plan steers.
     pub steered_by_none: u64,
+    /// Of these, packets that only the first plan steers.
+    pub steered_by_first: u64,
     /// Packets that arrived at the breakout's far end.
     pub at_breakout: u64,
     /// Packets that arrived at the WAN's far end.
@@ -97,9 +100,18 @@ const SORTS: u64 = 4;
 /// Frames between two looks at the clock. They fit into a veth's ring one batch at a time.
 const CHUNK: u32 = 4096;
 
-/// Sends without a pause until that many plans were published, at most until the time is over.
+/// What changes while packets run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Two plans in turn.
+    Plan,
+    /// Freshly loaded programs take the place of those that run; the first plan stays.
+    Programs,
+}
+
+/// Sends without a pause until there were that many changes, at most until the time is over.
 /// Needs root; leaves nothing behind.
-pub fn run(carrier: Carrier, publications: u64, at_most: Duration) -> Result<Load> {
+pub fn run(carrier: Carrier, change: Change, changes: u64, at_most: Duration) -> Result<Load> {
     lab::sweep()?;
     let processors = sched_getaffinity(Pid::from_raw(0))?;
     let far = Far::create()?;
@@ -134,7 +146,10 @@ pub fn run(carrier: Carrier, publications: u64, at_most: Duration) -> Result<Loa
                 if over.load(Ordering::Acquire) {
                     break;
                 }
-                maps.publish(plan.clone())?;
+                match change {
+                    Change::Plan => drop(maps.publish(plan.clone())?),
+                    Change::Programs => steer.swap(&router)?,
+                }
                 let now = frames.get(&0, 0)?;
                 if now != before {
                     published.fetch_add(1, Ordering::Release);
@@ -147,7 +162,7 @@ pub fn run(carrier: Carrier, publications: u64, at_most: Duration) -> Result<Loa
         let mut result = Ok(());
         while result.is_ok()
             && !controller.is_finished()
-            && published.load(Ordering::Acquire) < publications
+            && published.load(Ordering::Acquire) < changes
             && started.elapsed() < at_most
         {
             result = generator.send(CHUNK).map(drop);
@@ -168,10 +183,11 @@ pub fn run(carrier: Carrier, publications: u64, at_most: Duration) -> Result<Loa
     );
     let (at_breakout, at_wan) = settled(&generator, sent)?;
     let mut load = Load {
-        publications: published.into_inner(),
+        changes: published.into_inner(),
         sent,
         steered_by_both: sent / SORTS,
         steered_by_none: sent / SORTS,
+        steered_by_first: sent / SORTS,
         at_breakout,
         at_wan,
         duration,
@@ -180,6 +196,7 @@ pub fn run(carrier: Carrier, publications: u64, at_most: Duration) -> Result<Loa
     if !carrier.follows_plans() {
         load.steered_by_both += sent / SORTS;
         load.steered_by_none += sent / SORTS;
+        load.steered_by_first = 0;
     }
     load.count(&steer.maps()?)?;
     Ok(load)

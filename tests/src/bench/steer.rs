@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use steer_common::{
     abi::{NextHop, PathTable, STEERING},
     image::Image,
@@ -45,8 +45,17 @@ impl Steer {
         Ok(Maps::open(&self.pins, self.mode)?)
     }
 
-    fn attach(&self, router: &Router, plan: &Image) -> Result<()> {
-        let mode = self.mode;
+    /// Puts freshly loaded programs in the place of those that run, as a controller's start does.
+    pub fn swap(&self, router: &Router) -> Result<()> {
+        router.namespace.run(|| {
+            let attachments = self.load(router)?.attach(XdpChoice::Native)?;
+            let in_place = attachments.iter().all(|at| at.adopted);
+            ensure!(in_place, "attached anew: {attachments:?}");
+            Ok(())
+        })
+    }
+
+    fn load(&self, router: &Router) -> Result<Datapath> {
         let port = Port {
             interface: "lan0".into(),
             ifindex: router.lan.near,
@@ -56,7 +65,19 @@ impl Steer {
             order: Order::Last,
         };
         let pins = self.pins.clone();
-        let mut datapath = Datapath::load(mode, pins, vec![port], 0x0365, LogLevel::Off)?;
+        let ports = vec![port];
+        Ok(Datapath::load(
+            self.mode,
+            pins,
+            ports,
+            0x0365,
+            LogLevel::Off,
+        )?)
+    }
+
+    fn attach(&self, router: &Router, plan: &Image) -> Result<()> {
+        let mode = self.mode;
+        let mut datapath = self.load(router)?;
         let maps = datapath.maps_mut();
         maps.publish(plan.clone())?;
         let mut table = PathTable {
