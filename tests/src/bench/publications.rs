@@ -70,8 +70,8 @@ impl Carrier {
 /// A packet that saw a part of each would be of another class, or of none.
 #[derive(Clone, Debug, Default)]
 pub struct Load {
-    /// Plans published, or programs swapped, while packets ran: between each and the one before, some
-    /// were sent.
+    /// Plans published, or programs swapped, while packets ran: each judged some before the next one
+    /// took its place.
     pub changes: u64,
     /// The number of the last generation.
     pub generation: u64,
@@ -141,20 +141,27 @@ pub fn run(carrier: Carrier, change: Change, changes: u64, at_most: Duration) ->
             // Beside the generator, where there is more than one processor.
             leave_to_generator(processors)?;
             let mut maps = steer.maps()?;
-            let mut before = frames.get(&0, 0)?;
-            for plan in plans.iter().cycle() {
-                if over.load(Ordering::Acquire) {
+            let is_over = || over.load(Ordering::Acquire);
+            for (plan, class) in plans.iter().zip(CLASS_OF_BOTH).cycle() {
+                if is_over() {
                     break;
                 }
-                match change {
-                    Change::Plan => drop(maps.publish(plan.clone())?),
-                    Change::Programs => steer.swap(&router)?,
+                let class = match change {
+                    Change::Plan => {
+                        maps.publish(plan.clone())?;
+                        class
+                    }
+                    Change::Programs => {
+                        steer.swap(&router)?;
+                        CLASS_OF_BOTH[1]
+                    }
+                };
+                // A generator that keeps step with publications would only ever meet one plan.
+                let before = packets_of(class, &maps)?;
+                while packets_of(class, &maps)? == before && !is_over() {
+                    thread::yield_now();
                 }
-                let now = frames.get(&0, 0)?;
-                if now != before {
-                    published.fetch_add(1, Ordering::Release);
-                    before = now;
-                }
+                published.fetch_add(1, Ordering::Release);
             }
             Ok::<_, anyhow::Error>(())
         });
@@ -200,6 +207,13 @@ pub fn run(carrier: Carrier, change: Change, changes: u64, at_most: Duration) ->
     }
     load.count(&steer.maps()?)?;
     Ok(load)
+}
+
+/// Packets that the programs counted for a class.
+fn packets_of(class: u16, maps: &Maps) -> Result<u64> {
+    let counts = maps.counts()?;
+    let of_class = counts.iter().filter(|count| count.class == class);
+    Ok(of_class.map(|count| count.packets).sum())
 }
 
 impl Load {
@@ -250,6 +264,8 @@ fn leave_to_generator(mut processors: CpuSet) -> Result<()> {
 const BOTH: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 20, 1, 0), Ipv4Addr::new(52, 96, 0, 0));
 const ONLY_A: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 20, 2, 0), Ipv4Addr::new(52, 112, 1, 0));
 const ONLY_B: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 20, 3, 7), Ipv4Addr::new(52, 120, 1, 1));
+/// What packets of [`BOTH`] are in plan B and in plan A.
+const CLASS_OF_BOTH: [u16; 2] = [2, 1];
 /// A destination that is in no plan, though its neighbours are.
 const FOREIGN: Ipv4Addr = Ipv4Addr::new(52, 100, 0, 0);
 const PORT: u16 = 3478;
@@ -301,7 +317,12 @@ fn plan(second: bool) -> Result<Image> {
         let (block, class) = (decoy % (decoys / 2), 5 + decoy % classes);
         claims.push(claim(format!("13.{block}.7.{decoy}/32"), class)?);
     }
-    let (both, own_a, own_b) = if second { (2, 11, 4) } else { (1, 3, 12) };
+    let [second_both, first_both] = CLASS_OF_BOTH;
+    let (both, own_a, own_b) = if second {
+        (second_both, 11, 4)
+    } else {
+        (first_both, 3, 12)
+    };
     claims.push(claim(format!("{}/14", BOTH.1), both)?);
     claims.push(claim(format!("{}/25", ONLY_A.1), own_a)?);
     claims.push(claim(format!("{}/32", ONLY_B.1), own_b)?);
