@@ -548,6 +548,19 @@ pub fn binary() -> Result<&'static Path> {
     }
 }
 
+/// `cargo build` with the profile of this test, if cargo runs it.
+pub fn cargo_build() -> Option<Command> {
+    let mut build = Command::new(env::var_os("CARGO")?);
+    build.args(["build", "--quiet"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Where it differs from the outer cargo's, crates whose build scripts look at it are built anew.
+    build.env_remove("CARGO_MANIFEST_DIR");
+    Some(build)
+}
+
 fn find_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("STEER_BIN") {
         return Ok(path.into());
@@ -561,23 +574,9 @@ fn find_binary() -> Result<PathBuf> {
     } else {
         directory
     };
-    if let (true, Some(cargo)) = (is_test, env::var_os("CARGO")) {
+    if is_test && let Some(mut build) = cargo_build() {
         // Both packages together: the same features, so nothing is built twice.
-        let mut build = Command::new(cargo);
-        build.args([
-            "build",
-            "--quiet",
-            "-p",
-            "steer-user",
-            "-p",
-            "steer-tests",
-            "--bin",
-            "steer",
-        ]);
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
+        build.args(["-p", "steer-user", "-p", "steer-tests", "--bin", "steer"]);
         ensure!(build.status()?.success(), "steer does not build");
     }
     let path = directory.join("steer");

@@ -3,9 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
 use std::{
-    env, fs,
+    fs,
     path::{Path as FilePath, PathBuf},
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -16,7 +15,7 @@ use steer_tests::{
     residue::Snapshot,
     scenario::flows,
     server::Site,
-    steer::{Mode, Settings, Steer, binary},
+    steer::{Mode, Settings, Steer, binary, cargo_build},
     traffic::{Fleet, probe_each},
 };
 
@@ -28,14 +27,15 @@ const PERIOD: Duration = Duration::from_millis(20);
 /// This build's steer with other maps, beside it.
 fn next_binary() -> PathBuf {
     let beside = binary().unwrap().with_file_name("steer-next");
-    if let Some(cargo) = env::var_os("CARGO") {
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "steer-tests"]);
-        build.args(["--bin", "steer-next", "--features", "next-abi"]);
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
+    if let Some(mut build) = cargo_build() {
+        build.args([
+            "-p",
+            "steer-tests",
+            "--bin",
+            "steer-next",
+            "--features",
+            "next-abi",
+        ]);
         assert!(build.status().unwrap().success(), "steer-next builds");
     }
     beside

@@ -36,7 +36,10 @@ pub struct Step(Command);
 
 /// cargo, in the workspace.
 pub fn cargo<const N: usize>(args: [&str; N]) -> Step {
-    program(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(args)
+    let mut cargo = program(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Ours is that of xtask: crates whose build scripts look at it would be built anew.
+    cargo.0.env_remove("CARGO_MANIFEST_DIR");
+    cargo.args(args)
 }
 
 /// Any program, in the workspace.
