@@ -680,6 +680,7 @@ mod tests {
             resolvers: vec![ResolverStatus {
                 breakout: "fiber".into(),
                 address: "192.0.2.53".into(),
+                origin: "the configuration".into(),
                 active: true,
                 dead: false,
                 queries: 15,

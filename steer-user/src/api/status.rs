@@ -242,6 +242,9 @@ pub struct ResolverStatus {
     pub breakout: String,
     /// Its address.
     pub address: String,
+    /// Where steer knows it from: the configuration, a file of the link's, or `[dns] public`.
+    #[serde(default)]
+    pub origin: String,
     /// Whether queries go to it now, as long as it is not taken for dead.
     pub active: bool,
     /// Whether it is taken for dead: it left queries unanswered.

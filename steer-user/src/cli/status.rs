@@ -152,8 +152,8 @@ fn dns(out: &mut String, status: &Status) -> std::fmt::Result {
         };
         write!(
             out,
-            "  resolver {} by {}: {state}; {} queries, {} answers",
-            it.address, it.breakout, it.queries, it.answers
+            "  resolver {} by {} ({}): {state}; {} queries, {} answers",
+            it.address, it.breakout, it.origin, it.queries, it.answers
         )?;
         if let Some(mean) = it.mean_us {
             write!(out, " in {}.{} ms", mean / 1000, mean / 100 % 10)?;

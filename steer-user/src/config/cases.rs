@@ -39,6 +39,9 @@ fn bad_names() -> Vec<Case> {
     vec![
         ("resolver by name", last("resolvers = [@\"dns.example\"]"), "breakout[0].resolvers[0]", ["is no address", "192.0.2.53"]),
         ("resolver that cannot be one", last("resolvers = [@\"127.0.0.53\"]"), "breakout[0].resolvers[0]", ["cannot be a resolver", "provider's resolver"]),
+        ("public resolver by name", last("[dns]\npublic = [@\"dns.example\"]"), "dns.public[0]", ["is no address", "192.0.2.53"]),
+        ("public resolvers of a link", last("[dns]\npublic = [@\"link\"]"), "dns.public[0]", ["is no address", "for a breakout's"]),
+        ("resolvers of the link twice", last("resolvers = [\"link\", @\"link\"]"), "breakout[0].resolvers[1]", ["is there twice", "write it once"]),
         ("resolver twice", last("resolvers = [\"192.0.2.53\", @\"192.0.2.53\"]"), "breakout[0].resolvers[1]", ["is there twice", "write it once"]),
         ("too many resolvers", last("resolvers = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\", \"192.0.2.4\", @\"192.0.2.5\"]"), "breakout[0].resolvers[4]", ["more than 4", "leave the others out"]),
         ("queries", last("[dns]\nqueries = @\"true\""), "dns.queries", ["not one of steer, leave", "choose one"]),

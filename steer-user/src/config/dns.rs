@@ -12,6 +12,24 @@ use super::{
 
 /// The most resolvers of a breakout: 15 breakouts share the kernel's 63 places.
 const MAX_RESOLVERS: usize = 4;
+/// The word for the resolvers that a link brought along.
+const LINK: &str = "link";
+
+/// An entry of a breakout's resolvers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResolverChoice {
+    /// This one.
+    Address(IpAddr),
+    /// Those that DHCP, router advertisements or PPP gave for the breakout's link.
+    Link,
+}
+
+/// How queries are asked, whatever the names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// Public resolvers near the office: the last choice of every breakout that has resolvers.
+    pub public: Vec<IpAddr>,
+}
 
 /// What happens to queries for the names of the selected sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,43 +60,68 @@ impl NameSelection {
 }
 
 impl Checker<'_> {
-    pub(super) fn resolvers(&mut self, raw: Vec<Text>) -> Vec<IpAddr> {
-        let mut resolvers = Vec::with_capacity(raw.len());
+    pub(super) fn resolvers(&mut self, raw: Vec<Text>) -> Vec<ResolverChoice> {
+        self.few(raw, "resolvers of one breakout", |checker, text| {
+            if text.get_ref() == LINK {
+                return Some(ResolverChoice::Link);
+            }
+            checker.resolver(text).map(ResolverChoice::Address)
+        })
+    }
+
+    pub(super) fn dns(&mut self, public: Vec<Text>) -> DnsConfig {
+        DnsConfig {
+            public: self.few(public, "public resolvers", Self::resolver),
+        }
+    }
+
+    /// A list of a few different things, each read by `read`.
+    fn few<T: PartialEq>(
+        &mut self,
+        raw: Vec<Text>,
+        what: &str,
+        read: impl Fn(&mut Self, &Text) -> Option<T>,
+    ) -> Vec<T> {
+        let mut list = Vec::with_capacity(raw.len());
         for (place, text) in raw.into_iter().enumerate() {
-            let Ok(address) = text.get_ref().parse::<IpAddr>() else {
-                let what = format!("{:?} is no address", text.get_ref());
-                self.wrong(text.span(), what, "write one such as \"192.0.2.53\"");
+            let Some(item) = read(self, &text) else {
                 continue;
             };
-            let address = address.to_canonical();
-            let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            if address.is_unspecified()
-                || address.is_loopback()
-                || address.is_multicast()
-                || link_local
-            {
-                self.wrong(
-                    text.span(),
-                    format!("{address} cannot be a resolver behind a breakout"),
-                    "write the address of the provider's resolver",
-                );
-            } else if resolvers.contains(&address) {
-                self.wrong(
-                    text.span(),
-                    format!("{address} is there twice"),
-                    "write it once",
-                );
+            if list.contains(&item) {
+                let what = format!("{} is there twice", text.get_ref());
+                self.wrong(text.span(), what, "write it once");
             } else if place >= MAX_RESOLVERS {
                 self.wrong(
                     text.span(),
-                    format!("more than {MAX_RESOLVERS} resolvers of one breakout"),
+                    format!("more than {MAX_RESOLVERS} {what}"),
                     "name the best ones and leave the others out",
                 );
             } else {
-                resolvers.push(address);
+                list.push(item);
             }
         }
-        resolvers
+        list
+    }
+
+    fn resolver(&mut self, text: &Text) -> Option<IpAddr> {
+        let Ok(address) = text.get_ref().parse::<IpAddr>() else {
+            let what = format!("{:?} is no address", text.get_ref());
+            let remedy = "write one such as \"192.0.2.53\"; for a breakout's, \"link\" takes those that its link brought along";
+            self.wrong(text.span(), what, remedy);
+            return None;
+        };
+        let address = address.to_canonical();
+        let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local
+        {
+            self.wrong(
+                text.span(),
+                format!("{address} cannot be a resolver behind a breakout"),
+                "write the address of the provider's resolver",
+            );
+            return None;
+        }
+        Some(address)
     }
 
     pub(super) fn names(&mut self, raw: RawDns, breakouts: &[Breakout]) -> NameSelection {

@@ -19,7 +19,7 @@ mod written;
 use std::{
     collections::BTreeSet,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,7 +27,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
-    dns::NameSelection,
+    dns::{DnsConfig, NameSelection, ResolverChoice},
     error::{ConfigError, ConfigProblem},
     feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
@@ -68,6 +68,8 @@ pub struct Config {
     pub redirect: RedirectConfig,
     /// How breakouts are watched.
     pub health: HealthConfig,
+    /// How queries are asked.
+    pub dns: DnsConfig,
     /// Metrics for a monitoring system.
     pub metrics: MetricsConfig,
     /// Where steer keeps things on this machine.
@@ -158,7 +160,7 @@ pub struct Breakout {
     pub probe_interval: Option<Duration>,
     /// The resolvers near the office that are asked over it, the preferred one first; none: queries
     /// of this path are left alone.
-    pub resolvers: Vec<IpAddr>,
+    pub resolvers: Vec<ResolverChoice>,
 }
 
 /// Mark mode.

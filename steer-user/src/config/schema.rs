@@ -123,6 +123,8 @@ pub(super) struct RawDns {
     pub learn: Option<bool>,
     #[serde(default)]
     pub exclude: Vec<Text>,
+    #[serde(default)]
+    pub public: Vec<Text>,
 }
 
 #[derive(Default, Deserialize)]

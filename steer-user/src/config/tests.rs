@@ -59,7 +59,7 @@ priority = 2
 weight = 3
 when_down = "hold"
 probe_interval = "10s"
-resolvers = ["192.0.2.53", "2001:db8::53"]
+resolvers = ["192.0.2.53", "link", "2001:db8::53"]
 [mark]
 mask = 0x3f000000
 watch_period = "1s"
@@ -88,6 +88,7 @@ trust = "/t.pem"
 queries = "steer"
 learn = false
 exclude = ["*.corp.example.com"]
+public = ["9.9.9.9", "2620:fe::fe"]
 [metrics]
 listen = "192.0.2.7:9365"
 allow_remote = true
@@ -309,8 +310,9 @@ fn every_key_arrives() {
             when_down: WhenDown::Hold,
             probe_interval: Some(Duration::from_secs(10)),
             resolvers: vec![
-                "192.0.2.53".parse().unwrap(),
-                "2001:db8::53".parse().unwrap(),
+                ResolverChoice::Address("192.0.2.53".parse().unwrap()),
+                ResolverChoice::Link,
+                ResolverChoice::Address("2001:db8::53".parse().unwrap()),
             ],
         }],
         mark: MarkConfig {
@@ -351,6 +353,9 @@ fn every_key_arrives() {
             on_path_loss: OnPathLoss::Keep,
             identity: Identity::Any,
             trust: Some("/t.pem".into()),
+        },
+        dns: DnsConfig {
+            public: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
         },
         metrics: MetricsConfig {
             listen: Some("192.0.2.7:9365".parse().unwrap()),

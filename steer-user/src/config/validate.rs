@@ -95,7 +95,9 @@ impl Checker<'_> {
             .map(|(id, breakout)| self.breakout(id, breakout, mode))
             .collect();
 
-        select.names = self.names(raw.dns, &breakouts);
+        let mut raw_dns = raw.dns;
+        let dns = self.dns(std::mem::take(&mut raw_dns.public));
+        select.names = self.names(raw_dns, &breakouts);
         self.lans_are_distinct(&lans, &spans);
         self.breakouts_are_distinct(&breakouts, &named);
         self.feed_goes_via(&mut feed, via, &breakouts);
@@ -115,6 +117,7 @@ impl Checker<'_> {
                 xdp: self.one_of(raw.redirect.xdp, &xdp, defaults::XDP),
             },
             health: self.health(raw.health, mode),
+            dns,
             metrics: self.metrics(raw.metrics),
             system: self.system(raw.system),
             written: Written::of(self.text),

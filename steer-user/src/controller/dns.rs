@@ -13,10 +13,13 @@ use aya::util::KernelVersion;
 use steer_common::dns::{DnsTable, REWRITING};
 use tracing::{info, warn};
 
-use super::{Controller, ControllerError};
+use super::{
+    Controller, ControllerError, View,
+    resolvers::{Choice, Chosen, choose},
+};
 use crate::{
     api::{DnsStatus, ResolverStatus},
-    config::{Breakout, Config, Mode},
+    config::{Config, Mode},
     datapath::{DatapathError, Dns, DnsMaps, LogLevel, PinDir, monotonic_ns},
     policy::Plan,
 };
@@ -33,14 +36,13 @@ const _: () = assert!(PLACES as u32 == steer_common::dns::RESOLVERS);
 pub(super) struct Steering {
     dns: Option<Dns>,
     resolvers: Vec<Known>,
+    choice: Choice,
     trouble: Option<String>,
 }
 
 /// A resolver of a breakout, and its place in the kernel.
 struct Known {
-    path: u8,
-    breakout: String,
-    address: IpAddr,
+    chosen: Chosen,
     index: u8,
     dead_since: Option<Instant>,
 }
@@ -90,7 +92,8 @@ impl Controller {
         };
         let maps = dns.maps_mut();
         maps.publish_names(self.plan.names())?;
-        self.dns.resolvers = places(maps, &self.config)?;
+        self.dns.choice = choose(&self.config, &self.view, &self.dns.choice);
+        self.dns.resolvers = places(maps, &self.dns.choice.resolvers, &self.dns.resolvers)?;
         maps.set_table(&table(&self.dns.resolvers))?;
         if attach {
             for at in dns.attach()? {
@@ -118,34 +121,43 @@ enum QueryError {
 }
 
 impl Steering {
-    /// Picks the next resolver where one died, and gives dead ones another chance.
-    pub(super) fn watch(&mut self, config: &Config) {
+    /// Follows the resolvers of the links, picks the next one where one died, and gives dead ones
+    /// another chance.
+    pub(super) fn watch(&mut self, config: &Config, view: &View) {
         if !config.select.names.steer {
             return;
         }
-        if let Err(error) = self.try_to_watch() {
+        if let Err(error) = self.try_to_watch(config, view) {
             warn!("resolvers: {error}");
         }
     }
 
-    fn try_to_watch(&mut self) -> Result<(), DatapathError> {
+    fn try_to_watch(&mut self, config: &Config, view: &View) -> Result<(), DatapathError> {
         let Some(dns) = &mut self.dns else {
             return Ok(());
         };
         let maps = dns.maps_mut();
+        let choice = choose(config, view, &self.choice);
+        if choice.resolvers != self.choice.resolvers {
+            self.resolvers = places(maps, &choice.resolvers, &self.resolvers)?;
+        }
+        self.choice = choice;
         let before = maps.table()?;
         let now = monotonic_ns();
         for it in &mut self.resolvers {
             let dead = maps.resolver_state(it.index)?.is_dead(now);
             match (dead, it.dead_since) {
                 (false, Some(_)) => {
-                    info!("{}: resolver {} answers again", it.breakout, it.address);
+                    info!(
+                        "{}: resolver {} answers again",
+                        it.chosen.breakout, it.chosen.address
+                    );
                     it.dead_since = None;
                 }
                 (true, None) => {
                     warn!(
                         "{}: resolver {} does not answer; queries go to the next one, or where clients send them",
-                        it.breakout, it.address
+                        it.chosen.breakout, it.chosen.address
                     );
                     it.dead_since = Some(Instant::now());
                 }
@@ -166,7 +178,8 @@ impl Steering {
     /// What the operator should know.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let trouble = self.trouble.iter();
-        trouble.map(|it| format!("queries are not steered: {it}"))
+        let trouble = trouble.map(|it| format!("queries are not steered: {it}"));
+        trouble.chain(self.choice.problems.iter().cloned())
     }
 
     pub(super) fn status(
@@ -189,8 +202,9 @@ impl Steering {
             let state = maps.resolver_state(it.index)?;
             let count = maps.resolver_count(it.index)?;
             resolvers.push(ResolverStatus {
-                breakout: it.breakout.clone(),
-                address: it.address.to_string(),
+                breakout: it.chosen.breakout.clone(),
+                address: it.chosen.address.to_string(),
+                origin: it.chosen.origin.to_string(),
                 active: it.is_in(&table),
                 dead: state.is_dead(now),
                 queries: count.queries,
@@ -214,28 +228,34 @@ impl Steering {
 }
 
 impl Known {
-    fn new(breakout: &Breakout, address: IpAddr, index: u8) -> Self {
+    fn new(chosen: &Chosen, index: u8, before: &[Self]) -> Self {
+        let known = before.iter().find(|it| {
+            it.index == index
+                && (it.chosen.path, it.chosen.address) == (chosen.path, chosen.address)
+        });
         Self {
-            path: breakout.id,
-            breakout: breakout.name.clone(),
-            address,
+            chosen: chosen.clone(),
             index,
-            dead_since: None,
+            dead_since: known.and_then(|it| it.dead_since),
         }
     }
 
     fn family(&self) -> usize {
-        usize::from(self.address.is_ipv6())
+        usize::from(self.chosen.address.is_ipv6())
     }
 
     fn is_in(&self, table: &DnsTable) -> bool {
-        table.active[usize::from(self.path & 0x0f)][self.family()] == self.index
+        table.active[usize::from(self.chosen.path & 0x0f)][self.family()] == self.index
     }
 }
 
-/// Gives every resolver of the configuration a place in the kernel. One that has a place keeps it,
-/// with what is known of it; a place that is in use is never given to another address.
-fn places(maps: &mut DnsMaps, config: &Config) -> Result<Vec<Known>, DatapathError> {
+/// Gives every resolver a place in the kernel. One that has a place keeps it, with what is known of
+/// it; a place that is in use is never given to another address.
+fn places(
+    maps: &mut DnsMaps,
+    wanted: &[Chosen],
+    before: &[Known],
+) -> Result<Vec<Known>, DatapathError> {
     let active = maps.table()?.active;
     let mut there: BTreeMap<u8, IpAddr> = BTreeMap::new();
     for index in 1..PLACES {
@@ -243,34 +263,44 @@ fn places(maps: &mut DnsMaps, config: &Config) -> Result<Vec<Known>, DatapathErr
             there.insert(index, address);
         }
     }
-    let wanted = config
-        .breakouts
-        .iter()
-        .flat_map(|breakout| breakout.resolvers.iter().map(move |it| (breakout, *it)));
     let mut taken = BTreeSet::new();
     let (mut kept, mut new) = (Vec::new(), Vec::new());
-    for (order, (breakout, address)) in wanted.enumerate() {
-        let place = there
-            .iter()
-            .find(|(index, it)| **it == address && !taken.contains(*index))
-            .map(|(index, _)| *index);
+    for (order, chosen) in wanted.iter().enumerate() {
+        // Its own place, where two breakouts have the same resolver.
+        let own = before.iter().find(|it| {
+            (it.chosen.path, it.chosen.address) == (chosen.path, chosen.address)
+                && there.get(&it.index) == Some(&chosen.address)
+        });
+        let own = own.map(|it| it.index).filter(|it| !taken.contains(it));
+        let place = own.or_else(|| {
+            there
+                .iter()
+                .find(|(index, it)| **it == chosen.address && !taken.contains(*index))
+                .map(|(index, _)| *index)
+        });
         taken.extend(place);
         match place {
-            Some(index) => kept.push((order, Known::new(breakout, address, index))),
-            None => new.push((order, breakout, address)),
+            Some(index) => kept.push((order, Known::new(chosen, index, before))),
+            None => new.push((order, chosen)),
         }
     }
-    for (order, breakout, address) in new {
+    for (order, chosen) in new {
         let in_use = |index: &u8| taken.contains(index) || active.as_flattened().contains(index);
         let mut free = (1..PLACES).filter(|index| !in_use(index));
         let empty = free.clone().find(|index| !there.contains_key(index));
         // More addresses than places at once, over reloads: the kernel asks nobody instead.
         let Some(index) = empty.or_else(|| free.next()) else {
+            warn!(
+                "{}: no room for resolver {}: the kernel knows {} at a time",
+                chosen.breakout,
+                chosen.address,
+                PLACES - 1
+            );
             continue;
         };
-        maps.set_resolver(index, address)?;
+        maps.set_resolver(index, chosen.address)?;
         taken.insert(index);
-        kept.push((order, Known::new(breakout, address, index)));
+        kept.push((order, Known::new(chosen, index, &[])));
     }
     kept.sort_by_key(|(order, _)| *order);
     Ok(kept.into_iter().map(|(_, known)| known).collect())
@@ -285,7 +315,7 @@ fn table(resolvers: &[Known]) -> DnsTable {
     let (dead, alive): (Vec<&Known>, Vec<&Known>) =
         resolvers.iter().partition(|it| it.dead_since.is_some());
     for it in alive.into_iter().chain(dead) {
-        let place = &mut table.active[usize::from(it.path & 0x0f)][it.family()];
+        let place = &mut table.active[usize::from(it.chosen.path & 0x0f)][it.family()];
         if *place == 0 {
             *place = it.index;
         }

@@ -21,6 +21,7 @@ pub(crate) mod preflight;
 mod preview;
 mod registry;
 pub(crate) mod report;
+mod resolvers;
 mod start;
 pub mod step;
 mod supervisor;
@@ -405,7 +406,7 @@ impl Controller {
         if ports_changed {
             self.steer_queries(true);
         }
-        self.dns.watch(&self.config);
+        self.dns.watch(&self.config, &self.view);
         self.note_chores();
         Ok(())
     }

@@ -17,6 +17,7 @@ pub mod files;
 pub mod filters;
 mod interface;
 mod kernel;
+pub mod link_resolvers;
 mod mark;
 pub mod monitor;
 pub mod nft;

@@ -5,6 +5,7 @@
 mod answers;
 mod ask;
 mod failures;
+mod link;
 mod resolver;
 
 use std::{
@@ -120,11 +121,16 @@ impl Office {
 
 /// Starts steer with resolvers of the provider, for every category.
 fn start<'lab>(lab: &'lab Lab, resolvers: &[&str]) -> Steer<'lab> {
+    start_with(lab, resolvers, "")
+}
+
+/// The same with more lines for `[dns]`.
+fn start_with<'lab>(lab: &'lab Lab, resolvers: &[&str], dns: &str) -> Steer<'lab> {
     let more = "[select]\ncategories = [\"optimize\", \"allow\", \"default\"]\n\
                 [[list]]\nname = \"updates\"\nbuiltin = \"microsoft-updates\"\n\
                 [dns]\nexclude = [\"left.sharepoint.com\"]\n";
     let settings = Settings {
-        more: more.into(),
+        more: format!("{more}{dns}"),
         ..Settings::default()
     };
     let mut steer = Steer::prepare(lab, &settings).unwrap();
