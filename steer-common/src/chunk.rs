@@ -19,7 +19,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{abi, rule::Rule};
+use crate::{abi, flow::Standing, rule::Rule};
 
 /// The size of a chunk, in bytes.
 pub const CHUNK_BYTES: u32 = 512;
@@ -201,6 +201,10 @@ pub enum SourceKind {
     Client = 1,
     /// A client that the operator leaves out.
     LeftOut = 2,
+    /// A client since a moment ago: its flows are [entering](Standing::ENTERING).
+    Entering = Standing::ENTERING.on(Self::Client as u8) as u16,
+    /// A client no more: its flows are [leaving](Standing::LEAVING).
+    Leaving = Standing::LEAVING.on(Self::Client as u8) as u16,
 }
 
 /// Where the chunks of a generation come from: a map in the kernel, memory on the host.

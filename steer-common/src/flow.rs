@@ -94,6 +94,64 @@ pub const fn preferred(hash: u64) -> usize {
     (hash >> 14) as usize & (WAYS - 1)
 }
 
+/// What the newest change of the plan means for a packet's flow, if the table does not know it.
+///
+/// The table is asked only about packets of a class. So whatever comes into a plan is not settled
+/// at once, and what goes out of it leaves slowly (`image::Image::after`).
+///
+/// Bits, not variants: the verifier would follow each variant to the end of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing(u8);
+
+impl Standing {
+    /// The plan had it before.
+    pub const SETTLED: Self = Self(0);
+    /// It is new in the plan: a flow whose beginning was not seen began on the kernel's way.
+    pub const ENTERING: Self = Self(1);
+    /// It is in the plan no more: only flows that the table knows are led on.
+    pub const LEAVING: Self = Self(2);
+
+    /// Where a rule's action and a source's kind have it: above these bits.
+    const SHIFT: u32 = 3;
+
+    /// The standing in an action or a kind.
+    #[inline(always)]
+    pub const fn of(value: u16) -> Self {
+        Self((value >> Self::SHIFT) as u8)
+    }
+
+    /// An action or a kind with this standing.
+    pub const fn on(self, value: u8) -> u8 {
+        value | self.0 << Self::SHIFT
+    }
+
+    /// An action or a kind without its standing.
+    #[inline(always)]
+    pub const fn strip(value: u16) -> u16 {
+        value & ((1 << Self::SHIFT) - 1)
+    }
+
+    /// What a destination's and a source's standing come to.
+    #[inline(always)]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether it is in the plan no more.
+    #[inline(always)]
+    pub const fn is_leaving(self) -> bool {
+        self.0 & Self::LEAVING.0 != 0
+    }
+
+    /// Whether a flow that the table does not know stays with the kernel's own routing. `first`: the
+    /// packet is one that begins a flow, TCP's SYN or QUIC's Initial.
+    #[inline(always)]
+    pub const fn is_elsewhere(self, tcp: bool, first: bool) -> bool {
+        let began = (tcp as u8 | self.0) & !(first as u8) & 1;
+        began | (self.0 & Self::LEAVING.0) != 0
+    }
+}
+
 /// An entry as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry(u64);
@@ -260,6 +318,26 @@ mod tests {
             let later = entry.seen(epoch.wrapping_add(9));
             proptest::prop_assert_eq!((later.age(epoch.wrapping_add(9)), later.path()), (0, path));
             proptest::prop_assert!(later.is_for(hash));
+        }
+    }
+
+    #[test]
+    fn an_unknown_flow_is_new_only_where_its_beginning_counts() {
+        let (settled, entering, leaving) =
+            (Standing::SETTLED, Standing::ENTERING, Standing::LEAVING);
+        for (standing, tcp, first, elsewhere) in [
+            (settled, true, true, false),
+            (settled, true, false, true),
+            (settled, false, false, false),
+            (entering, true, true, false),
+            (entering, false, true, false),
+            (entering, false, false, true),
+            (leaving, true, true, true),
+            (leaving, false, false, true),
+            (entering.and(leaving), false, true, true),
+        ] {
+            let what = (standing, tcp, first);
+            assert_eq!(standing.is_elsewhere(tcp, first), elsewhere, "{what:?}");
         }
     }
 

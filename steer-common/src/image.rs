@@ -24,6 +24,10 @@ use crate::{
     rule::{ANY, Rule},
 };
 
+mod transition;
+
+pub use self::transition::Newcomers;
+
 /// The most claims on prefixes of one family.
 pub const MAX_CLAIMS: usize = 16_384;
 
@@ -146,10 +150,7 @@ impl Image {
                 return Err(ImageError::Claims { found });
             }
         }
-        let mut image = Self {
-            chunks: std::vec![Chunk::EMPTY; DYNAMIC as usize],
-            entries: 1,
-        };
+        let mut image = Self::empty();
         let mut known = HashMap::new();
         for (family, root) in [(Family::V4, DST4), (Family::V6, DST6)] {
             let prefixes: Vec<IpNet> = destinations.iter().map(|claim| claim.prefix).collect();
@@ -173,17 +174,38 @@ impl Image {
         for (class, rules) in classes {
             let nowhere = std::net::Ipv4Addr::UNSPECIFIED.into();
             let entry = image.entry(&mut known, nowhere, rules.clone())?;
-            let class = u32::from(*class) & (abi::CLASSES - 1);
-            image.set(
-                (CLASSES + class / CELLS as u32, class % CELLS as u32),
-                entry,
-            );
+            image.set_class(*class, entry);
         }
-        let fingerprint = image.fingerprint();
-        let header = image.chunks[0].header_mut();
-        header.fingerprint = fingerprint;
-        header.flags = if classes.is_empty() { 0 } else { LEARNS };
+        image.finish(!classes.is_empty());
         Ok(image)
+    }
+
+    /// The image of chunks that were read, those past the end all zero.
+    pub fn from_chunks(chunks: Vec<Chunk>) -> Self {
+        Self { chunks, entries: 1 }
+    }
+
+    fn empty() -> Self {
+        Self {
+            chunks: std::vec![Chunk::EMPTY; DYNAMIC as usize],
+            entries: 1,
+        }
+    }
+
+    fn set_class(&mut self, class: u16, entry: u16) {
+        let class = u32::from(class) & (abi::CLASSES - 1);
+        self.set(
+            (CLASSES + class / CELLS as u32, class % CELLS as u32),
+            entry,
+        );
+    }
+
+    /// Writes the header.
+    fn finish(&mut self, learns: bool) {
+        let fingerprint = self.fingerprint();
+        let header = self.chunks[0].header_mut();
+        header.fingerprint = fingerprint;
+        header.flags = if learns { LEARNS } else { 0 };
     }
 
     /// Writes the generation's number into its header.
@@ -526,7 +548,7 @@ mod tests {
     use super::*;
     use crate::{lookup, rule};
 
-    fn value(image: &Image, roots: (u32, u32), address: IpAddr) -> u16 {
+    pub(super) fn value(image: &Image, roots: (u32, u32), address: IpAddr) -> u16 {
         match address {
             IpAddr::V4(address) => lookup::v4(image, roots.0, address.into()),
             IpAddr::V6(address) => {
@@ -536,7 +558,7 @@ mod tests {
         }
     }
 
-    fn rule_at(image: &Image, address: IpAddr, protocol: u8, port: u16) -> Option<Rule> {
+    pub(super) fn rule_at(image: &Image, address: IpAddr, protocol: u8, port: u16) -> Option<Rule> {
         match value(image, (DST4, DST6), address) {
             0 => None,
             entry => lookup::rule(image, entry, protocol, port),
@@ -571,7 +593,7 @@ mod tests {
         prop_oneof![v4, v6].prop_filter_map("a valid prefix", Result::ok)
     }
 
-    fn claims() -> impl Strategy<Value = Vec<Claim>> {
+    pub(super) fn claims() -> impl Strategy<Value = Vec<Claim>> {
         let claim = (
             prefixes(),
             0_u8..4,
@@ -589,7 +611,7 @@ mod tests {
     }
 
     /// An address next to an edge of a prefix, or anywhere.
-    fn near(claims: &[Claim], pick: usize, offset: i8, anywhere: u128) -> IpAddr {
+    pub(super) fn near(claims: &[Claim], pick: usize, offset: i8, anywhere: u128) -> IpAddr {
         let Some(claim) = claims.get(pick % (claims.len() + 1)) else {
             return std::net::Ipv6Addr::from(anywhere).into();
         };
@@ -652,7 +674,7 @@ mod tests {
         }
     }
 
-    fn claim(prefix: &str, rank: u8, id: u16, rules: &[Rule]) -> Claim {
+    pub(super) fn claim(prefix: &str, rank: u8, id: u16, rules: &[Rule]) -> Claim {
         let prefix: IpNet = prefix.parse().unwrap();
         Claim {
             prefix,

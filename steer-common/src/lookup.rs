@@ -110,6 +110,15 @@ pub fn rule<C: Chunks>(chunks: &C, entry: u16, protocol: u8, port: u16) -> Optio
     None
 }
 
+/// The rule of an entry at a place, none past its end.
+#[cfg(feature = "user")]
+pub fn rule_at<C: Chunks>(chunks: &C, entry: u16, place: u32) -> Option<Rule> {
+    let entry = u32::from(entry);
+    let chunk = chunks.chunk(ENTRIES + entry / ENTRIES_PER_CHUNK)?;
+    let rule = chunk.rule(entry % ENTRIES_PER_CHUNK * RULES_PER_ENTRY + place);
+    (place < RULES_PER_ENTRY && rule.action() != Action::End).then_some(rule)
+}
+
 #[inline(always)]
 fn cell<C: Chunks>(chunks: &C, chunk: u32, index: u32) -> u16 {
     match chunks.chunk(chunk) {

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::flow::Standing;
+
 /// TCP's number in an IP header.
 pub const TCP: u8 = 6;
 /// UDP's number in an IP header.
@@ -64,11 +66,25 @@ impl Rule {
     /// What the rule does; a number that is no action ends the entry.
     #[inline(always)]
     pub const fn action(&self) -> Action {
-        match self.action {
+        match Standing::strip(self.action as u16) {
             1 => Action::Steer,
             2 => Action::Exclude,
             3 => Action::RouterLocal,
             _ => Action::End,
+        }
+    }
+
+    /// What a change of the plan means for the flows that the rule speaks of.
+    #[inline(always)]
+    pub const fn standing(&self) -> Standing {
+        Standing::of(self.action as u16)
+    }
+
+    /// The same rule with another standing.
+    pub const fn with(self, standing: Standing) -> Self {
+        Self {
+            action: standing.on(Standing::strip(self.action as u16) as u8),
+            ..self
         }
     }
 

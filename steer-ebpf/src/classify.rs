@@ -11,7 +11,8 @@ use aya_ebpf::{
 use steer_common::{
     chunk::{self, Chunk, Chunks, DST4, DST6, SRC4, SRC6, SourceKind},
     dns::Address,
-    flow, lookup,
+    flow::{self, Standing},
+    lookup,
     reason::Reason,
     rule::{Action, TCP, UDP},
 };
@@ -67,6 +68,8 @@ pub struct Match {
     pub first: bool,
     /// A number made from the destination's address.
     pub destination: u64,
+    /// What a change of the plan means for its flow.
+    pub standing: Standing,
 }
 
 /// What a program does with the first fragment of a datagram, whose ports are in sight.
@@ -109,6 +112,7 @@ struct Ip {
     destination: u64,
     addresses: u64,
     family: usize,
+    standing: Standing,
 }
 
 /// Classifies the IP packet that begins where `link` says.
@@ -156,9 +160,10 @@ fn v4(
     {
         return Outcome::PassBecause(Reason::Malformed);
     }
-    if let Err(reason) = may_steer(link, lookup::v4(generation, SRC4, source)) {
-        return Outcome::PassBecause(reason);
-    }
+    let standing = match may_steer(link, lookup::v4(generation, SRC4, source)) {
+        Ok(standing) => standing,
+        Err(reason) => return Outcome::PassBecause(reason),
+    };
     let fragment = half(&header, 6);
     let addresses = u64::from(source) << 32 | u64::from(destination);
     let ip = Ip {
@@ -173,6 +178,7 @@ fn v4(
         destination: destination.into(),
         addresses: flow::mix(config::flow_seed(), addresses),
         family: 0,
+        standing,
     };
     transport(generation, bytes, link, &ip, entry, fragments)
 }
@@ -204,9 +210,10 @@ fn v6(
         return Outcome::PassBecause(Reason::Malformed);
     }
     let source = (long(&header, 8), long(&header, 16));
-    if let Err(reason) = may_steer(link, lookup::v6(generation, SRC6, source.0, source.1)) {
-        return Outcome::PassBecause(reason);
-    }
+    let standing = match may_steer(link, lookup::v6(generation, SRC6, source.0, source.1)) {
+        Ok(standing) => standing,
+        Err(reason) => return Outcome::PassBecause(reason),
+    };
     let seeded = flow::mix(flow::mix(config::flow_seed(), source.0), source.1);
     let mut ip = Ip {
         length,
@@ -220,6 +227,7 @@ fn v6(
         destination: destination.0 ^ destination.1,
         addresses: flow::mix(flow::mix(seeded, destination.0), destination.1),
         family: 1,
+        standing,
     };
     if let Err(reason) = walk_extensions(bytes, link, &mut ip) {
         return Outcome::PassBecause(reason);
@@ -248,7 +256,7 @@ pub fn is_client(link: &Link, source: &Address) -> bool {
     } else {
         lookup::v6(&generation, SRC6, u64::from_be(high), u64::from_be(low))
     };
-    may_steer(link, kind).is_ok()
+    may_steer(link, kind).is_ok_and(|standing| !standing.is_leaving())
 }
 
 /// Whether an address has its place in the plan, so that no answer teaches it.
@@ -318,14 +326,14 @@ fn walk_extensions(bytes: &Bytes, link: &Link, ip: &mut Ip) -> Result<(), Reason
 
 /// Whether frames of this VLAN and this source are steered at all.
 #[inline(always)]
-fn may_steer(link: &Link, source: u16) -> Result<(), Reason> {
+fn may_steer(link: &Link, source: u16) -> Result<Standing, Reason> {
     const CLIENT: u16 = SourceKind::Client as u16;
     const LEFT_OUT: u16 = SourceKind::LeftOut as u16;
     if !config::steers_vlan(link.vlan) {
         return Err(Reason::Vlan);
     }
-    match source {
-        CLIENT => Ok(()),
+    match Standing::strip(source) {
+        CLIENT => Ok(Standing::of(source)),
         LEFT_OUT => Err(Reason::SourceExcluded),
         _ => Err(Reason::NotLan),
     }
@@ -400,6 +408,7 @@ fn transport(
         syn,
         first,
         destination: ip.destination,
+        standing: rule.standing().and(ip.standing),
     })
 }
 

@@ -45,7 +45,7 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
     let now = tick();
     let (chosen, result) = if state & STEERING == 0 {
         (0, Err(Reason::NotSteering))
-    } else if packet.tcp && !packet.syn {
+    } else if packet.standing.is_elsewhere(packet.tcp, packet.first) {
         (0, Err(Reason::FlowPinned))
     } else {
         match deadman::choose(table, packet) {

@@ -13,9 +13,9 @@ use std::{
 
 use serde_json::{Value, json};
 use steer_tests::{
-    lab::{Lab, LabOptions},
+    lab::{Lab, LabOptions, LanKind},
     server::Site,
-    steer::{self, Settings, Steer},
+    steer::{self, Mode, Settings, Steer},
     traffic::{Fleet, Flow, probe_all},
     wire::Path,
 };
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn set(id: u16, prefixes: &[&str]) -> Value {
     json!({
         "id": id, "serviceArea": "Exchange", "category": "Optimize", "required": true,
-        "ips": prefixes, "tcpPorts": "443", "udpPorts": "443",
+        "ips": prefixes, "tcpPorts": "443", "udpPorts": "443,3478",
     })
 }
 
@@ -321,7 +321,7 @@ const COMING: [&str; 4] = ["104.146.1.1", "2620:1ec::1", "150.171.1.1", "2603:10
 const STAYING: [&str; 2] = ["52.96.1.1", "2603:1006::1"];
 
 /// Writes one of the two configurations and feeds between which the reloads change.
-fn write_plan(lab: &Lab, second: bool) -> Settings {
+fn write_plan(lab: &Lab, mode: Mode, second: bool) -> Settings {
     let both = [
         "150.171.0.0/16",
         "2603:1026::/36",
@@ -348,7 +348,10 @@ fn write_plan(lab: &Lab, second: bool) -> Settings {
     } else {
         "exclude = [\"150.171.0.0/16\", \"2603:1026::/36\"]\n"
     };
-    let settings = settings(&feed, select);
+    let settings = Settings {
+        mode,
+        ..settings(&feed, select)
+    };
     steer::write_config(lab, &settings).unwrap();
     settings
 }
@@ -377,7 +380,7 @@ fn another(flow: Flow, number: u64) -> Flow {
 fn reloads_are_counted_and_move_new_flows_only() {
     const RELOADS: u64 = 50;
     let lab = Lab::start(LabOptions::default()).unwrap();
-    let settings = write_plan(&lab, false);
+    let settings = write_plan(&lab, Mode::Mark, false);
     let steer = Steer::start(&lab, &settings).unwrap();
     let captures = lab.capture().unwrap();
     let (leaving, coming, staying) = (flows(&LEAVING), flows(&COMING), flows(&STAYING));
@@ -391,7 +394,7 @@ fn reloads_are_counted_and_move_new_flows_only() {
     let first = generation(&steer.status().unwrap());
     for reload in 1..=RELOADS {
         let second = reload % 2 == 1;
-        write_plan(&lab, second);
+        write_plan(&lab, Mode::Mark, second);
         let wanted = first + reload;
         // By command and by signal, so that both lead to both plans.
         if reload % 4 < 2 {
@@ -441,5 +444,82 @@ fn reloads_are_counted_and_move_new_flows_only() {
         "{RELOADS} reloads: {} flows stayed where they were, {messages} messages answered",
         near.len() + coming.len()
     );
+    assert_eq!(captures.stop().unwrap().leaks(), []);
+}
+
+/// The flow table is asked only about packets of a class, and a plan's change takes classes away.
+#[test]
+fn redirect_mode_moves_new_flows_only_when_destinations_come_and_go() {
+    let lab = Lab::start(LabOptions {
+        lan: LanKind::Public,
+        firewall: false,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let settings = write_plan(&lab, Mode::Redirect, false);
+    let mut steer = Steer::start(&lab, &settings).unwrap();
+    let captures = lab.capture().unwrap();
+    let media = |to: &str| Flow::udp(to.parse().unwrap(), 3478);
+    let leaving = [flows(&LEAVING), vec![media(LEAVING[0])]].concat();
+    let coming = [flows(&COMING), vec![media(COMING[0])]].concat();
+    let period = Duration::from_millis(250);
+    let by_breakout = Fleet::open(&lab.client, &leaving, period).unwrap();
+    let by_backbone = Fleet::open(&lab.client, &coming, period).unwrap();
+    by_breakout.wait_for_answers(PATIENCE).unwrap();
+    by_backbone.wait_for_answers(PATIENCE).unwrap();
+    let change = |steer: &Steer<'_>, second| {
+        write_plan(&lab, Mode::Redirect, second);
+        let output = steer.command(&["reload"]).unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    };
+    let mut number = 0;
+    let mut new_flows = |flows: &[Flow], site: Site, media: Site, when: &str| {
+        number += 1;
+        let new: Vec<_> = flows.iter().map(|flow| another(*flow, number)).collect();
+        for answer in probe_all(&lab.client, &new).unwrap() {
+            let says_that_it_begins = answer.flow.port == 443;
+            let site = if says_that_it_begins { site } else { media };
+            assert_eq!(answer.site, site, "new {} {when}", answer.flow);
+        }
+    };
+
+    change(&steer, true);
+    // Of flows whose packets look alike from the first to the last, it is not known yet which began
+    // before.
+    new_flows(&coming, Site::Near, Site::Far, "while what came is watched");
+    new_flows(&leaving, Site::Far, Site::Far, "to what went");
+    let deadline = Instant::now() + PATIENCE;
+    while !steer
+        .whole_log()
+        .unwrap()
+        .contains("change brought is taken in")
+    {
+        assert!(Instant::now() < deadline, "{}", steer.log());
+        thread::sleep(Duration::from_millis(5));
+    }
+    new_flows(&coming, Site::Near, Site::Near, "after the watch period");
+    by_breakout.wait_for_answers(PATIENCE).unwrap();
+    by_backbone.wait_for_answers(PATIENCE).unwrap();
+
+    // What went comes back while its flows are known, and so it is settled.
+    change(&steer, false);
+    new_flows(&leaving, Site::Near, Site::Near, "to what is back");
+    new_flows(&coming, Site::Far, Site::Far, "to what went again");
+    steer.kill().unwrap();
+    steer.run().unwrap();
+    steer.wait_until_steering(PATIENCE).unwrap();
+    by_breakout.wait_for_answers(PATIENCE).unwrap();
+    by_backbone.wait_for_answers(PATIENCE).unwrap();
+    change(&steer, true);
+    new_flows(&coming, Site::Near, Site::Near, "after a restart");
+
+    by_breakout.wait_for_answers(PATIENCE).unwrap();
+    by_backbone.wait_for_answers(PATIENCE).unwrap();
+    for (fleet, site) in [(by_breakout, Site::Near), (by_backbone, Site::Far)] {
+        for record in fleet.stop() {
+            assert_eq!(record.sites, [site], "{record:?}");
+            assert!(!record.was_moved(), "{record:?}");
+        }
+    }
     assert_eq!(captures.stop().unwrap().leaks(), []);
 }

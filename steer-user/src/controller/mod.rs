@@ -25,6 +25,7 @@ mod resolvers;
 mod start;
 pub mod step;
 mod supervisor;
+mod transition;
 
 use std::{
     collections::BTreeSet,
@@ -51,6 +52,7 @@ use self::{
     registry::RegistryFile,
     start::{adoptable, attach, attach_programs, load, undo, watch_period},
     step::{BreakoutFacts, Effect, Event, Phase, State},
+    transition::Transition,
 };
 pub use self::{
     detach::{Detached, detach},
@@ -179,6 +181,7 @@ struct Controller {
     path_ids: PathIds,
     feed_task: Option<FeedTask>,
     plan: Plan,
+    transition: Transition,
     generation: u64,
     objects: Vec<Object>,
     view: View,
@@ -230,7 +233,9 @@ impl Controller {
         // Before our own table switches connection tracking on for the whole box.
         let watch = watch_period(&config, &owners, adopting);
         let objects = report::objects(&config, &view);
-        let result = load(&config, &options, &mut kernel, &objects, &view, &plan).await;
+        let mut transition = Transition::new(&config);
+        let what = (&plan, &mut transition);
+        let result = load(&config, &options, &mut kernel, &objects, &view, what).await;
         let (datapath, generation) = match result {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -273,6 +278,7 @@ impl Controller {
             path_ids,
             feed_task,
             plan,
+            transition,
             generation,
             objects,
             view: view.clone(),
@@ -324,10 +330,12 @@ impl Controller {
         }
         loop {
             let (due, chores) = (self.due(), self.chores_due());
+            let transition = self.transition.due();
             tokio::select! {
                 Some(event) = self.prober.outcome() => self.take(event),
                 () = health::at(due) => self.tick().await,
                 () = health::at(chores) => self.do_chores().await,
+                () = health::at(transition) => self.go_on_with_transition(),
                 _ = looks.tick() => {
                     self.beat();
                     self.look().await;
@@ -554,7 +562,7 @@ impl Controller {
 
     fn publish(&mut self, plan: Plan) -> Result<(), ControllerError> {
         self.registry.save()?;
-        self.generation = self.datapath.maps_mut().publish(plan.image().clone())?;
+        self.generation = self.transition.publish(self.datapath.maps_mut(), &plan)?;
         self.plan = plan;
         Ok(())
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{ControllerError, Options, clsact, deadman, look::View, preflight};
+use super::{
+    ControllerError, Options, clsact, deadman, look::View, preflight, transition::Transition,
+};
 use crate::{
     config::{Config, Mode},
     datapath::{self, Attachment, Datapath, LogLevel, PinDir},
@@ -21,7 +23,7 @@ pub(super) async fn load(
     kernel: &mut Kernel,
     objects: &[Object],
     view: &View,
-    plan: &Plan,
+    (plan, transition): (&Plan, &mut Transition),
 ) -> Result<(Datapath, u64), ControllerError> {
     for (object, error) in system::reconcile(kernel, objects).await.failed {
         match object {
@@ -36,7 +38,7 @@ pub(super) async fn load(
     let keep: Vec<u32> = ports.chain(exits.iter().map(|exit| exit.ifindex)).collect();
     clsact::remove(&PinDir::new(&config.system.pin_dir), kernel, &keep).await?;
     let mut datapath = load_programs(config, options, view)?;
-    let generation = datapath.maps_mut().publish(plan.image().clone())?;
+    let generation = transition.publish(datapath.maps_mut(), plan)?;
     Ok((datapath, generation))
 }
 

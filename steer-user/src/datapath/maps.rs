@@ -146,6 +146,16 @@ impl Maps {
         Ok(Some(first.header().number))
     }
 
+    /// The newest generation as it lies in the kernel, if there is one.
+    pub fn generation(&self) -> Result<Option<Image>, DatapathError> {
+        if !self.pins.map(PLAN).exists() {
+            return Ok(None);
+        }
+        let plan: Array<MapData, Chunk> = open(&self.pins, PLAN)?;
+        let chunks: Result<_, MapError> = plan.iter().collect();
+        Ok(Some(Image::from_chunks(chunks.map_err(map_error(PLAN))?)))
+    }
+
     /// Gives a plan a pin of its own, beside the one of the plan before.
     fn pin_plan(&self, plan: &MapData) -> Result<(), DatapathError> {
         let next = self.pins.map(PLAN_NEXT);
