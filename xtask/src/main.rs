@@ -143,7 +143,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz { answers } => {
             setup::install_for_building()?;
             cargo(["test", "--quiet", "--package", "steer-user", "--lib"])
-                .args(["endpoints::fuzz", "--", "--nocapture"])
+                .args(["fuzz::", "--", "--nocapture"])
                 .env("STEER_FUZZ", answers.to_string())
                 .run()
         }

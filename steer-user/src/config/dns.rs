@@ -4,11 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use steer_common::names::Pattern;
 
-use super::{
-    Breakout, defaults,
-    schema::{RawDns, Text},
-    validate::Checker,
-};
+use super::{Breakout, checker::Checker, defaults, schema::RawDns, values::Text};
 
 /// The most resolvers of a breakout: 15 breakouts share the kernel's 63 places.
 const MAX_RESOLVERS: usize = 4;

@@ -8,8 +8,8 @@ use toml::Spanned;
 
 use super::{
     Breakout,
-    schema::{Number, Text},
-    validate::Checker,
+    checker::Checker,
+    values::{Number, Text},
 };
 use crate::endpoints::{
     Guards, Hooks, Instance, MICROSOFT, Policy, Rules, Service, ServiceArea, SetId, Signer,

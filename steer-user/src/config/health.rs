@@ -12,8 +12,8 @@ use toml::Spanned;
 
 use super::{
     Mode,
-    schema::{Number, Text},
-    validate::Checker,
+    checker::Checker,
+    values::{Number, Text},
 };
 
 /// The standard port of a probe over TLS.

@@ -11,9 +11,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ConfigError, ConfigProblem, OwnInclude, defaults,
-    schema::Text,
-    validate::{Checker, WIDEST_OWN, is_name},
+    ConfigError, ConfigProblem, OwnInclude,
+    checker::{Checker, WIDEST_OWN, is_name},
+    defaults,
+    values::Text,
 };
 use crate::endpoints::{NamePattern, Ports, never_steered};
 

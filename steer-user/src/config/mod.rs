@@ -5,6 +5,7 @@
 
 #[cfg(any(test, feature = "test-cases"))]
 pub mod cases;
+mod checker;
 mod defaults;
 mod dns;
 mod error;
@@ -14,6 +15,7 @@ mod list;
 mod locate;
 mod schema;
 mod validate;
+mod values;
 mod written;
 
 use std::{

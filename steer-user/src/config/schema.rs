@@ -1,15 +1,14 @@
-//! The file as it is written: names and types of the keys. Values keep their place in the text, so
-//! that [`super::validate`] can point at every mistake.
+//! The file as it is written: names and types of the keys.
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::feed::RawFeed;
-use super::health::RawHealth;
-use super::list::RawList;
-
-pub(super) type Text = Spanned<String>;
-pub(super) type Number = Spanned<i64>;
+use super::{
+    feed::RawFeed,
+    health::RawHealth,
+    list::RawList,
+    values::{Number, NumberOrText, Text},
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,12 +143,4 @@ pub(super) struct RawSystem {
     pub pin_dir: Option<Text>,
     pub state_dir: Option<Text>,
     pub run_dir: Option<Text>,
-}
-
-/// A VLAN is `10` or `"100.20"`, a routing table `"main"` or `100`.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "neither a number nor a text")]
-pub(super) enum NumberOrText {
-    Number(i64),
-    Text(String),
 }

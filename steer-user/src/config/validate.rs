@@ -4,8 +4,6 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
-    path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
@@ -16,11 +14,13 @@ use toml::Spanned;
 use super::{
     Breakout, Config, ConfigProblem, InterfaceName, Lan, MarkBits, MarkConfig, MetricsConfig, Mode,
     NameSelection, Order, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan,
-    Written, XdpChoice, defaults,
+    Written, XdpChoice,
+    checker::{Checker, WIDEST_OWN},
+    defaults,
     schema::{
-        Number, NumberOrText, RawBreakout, RawConfig, RawInclude, RawLan, RawMark, RawMetrics,
-        RawSelect, RawSystem, Text,
+        RawBreakout, RawConfig, RawInclude, RawLan, RawMark, RawMetrics, RawSelect, RawSystem,
     },
+    values::{Number, NumberOrText, Text},
 };
 use crate::endpoints::{Instance, Ports, SetId, never_steered};
 
@@ -33,32 +33,10 @@ const MAX_WATCH_PERIOD: Duration = Duration::from_hours(1);
 const MAIN: u32 = 254;
 /// The routing tables that steer makes, one for each path id.
 const OWN_TABLES: std::ops::RangeInclusive<u32> = 36501..=36515;
-/// The widest destination of an operator's own.
-pub(super) const WIDEST_OWN: (u8, u8) = (8, 16);
-
-/// Whether it can be a label of metrics and part of file names.
-pub(super) fn is_name(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    (1..=32).contains(&text.len()) && text.bytes().all(allowed)
-}
-
 pub(super) fn config(text: &str, raw: RawConfig) -> Result<Config, Vec<ConfigProblem>> {
-    let mut checker = Checker {
-        text,
-        problems: Vec::new(),
-    };
+    let mut checker = Checker::new(text);
     let config = checker.config(raw);
-    if checker.problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(checker.problems)
-    }
-}
-
-/// Collects problems; what it returns beside a problem is only a placeholder.
-pub(super) struct Checker<'a> {
-    text: &'a str,
-    problems: Vec<ConfigProblem>,
+    checker.result(config)
 }
 
 impl Checker<'_> {
@@ -120,7 +98,7 @@ impl Checker<'_> {
             dns,
             metrics: self.metrics(raw.metrics),
             system: self.system(raw.system),
-            written: Written::of(self.text),
+            written: Written::of(self.text()),
         }
     }
 
@@ -545,27 +523,10 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn folder(&mut self, text: Option<Text>, default: &str) -> PathBuf {
-        let Some(text) = text else {
-            return default.into();
-        };
-        let path = PathBuf::from(text.get_ref());
-        let odd = path.components().any(|part| part.as_os_str() == "..");
-        if !path.is_absolute() || odd || path.parent().is_none() {
-            self.wrong(
-                text.span(),
-                format!("{:?} is not an absolute path of a folder", text.get_ref()),
-                format!("write one such as {default:?}"),
-            );
-        }
-        path
-    }
-
     fn lans_are_distinct(&mut self, lans: &[Lan], spans: &[Range<usize>]) {
         if lans.is_empty() {
             let remedy = "add [[lan]] with interface = \"NAME\": only its clients are steered";
-            self.problems
-                .push(ConfigProblem::of_the_file("there is no [[lan]]", remedy));
+            self.missing("there is no [[lan]]", remedy);
         }
         for (index, (lan, span)) in lans.iter().zip(spans).enumerate() {
             if lans[..index]
@@ -586,10 +547,7 @@ impl Checker<'_> {
         if breakouts.is_empty() {
             let remedy =
                 "add [[breakout]] with name and interface of the office's own Internet link";
-            self.problems.push(ConfigProblem::of_the_file(
-                "there is no [[breakout]]",
-                remedy,
-            ));
+            self.missing("there is no [[breakout]]", remedy);
         }
         for (index, (breakout, [name, interface])) in breakouts.iter().zip(named).enumerate() {
             let earlier = &breakouts[..index];
@@ -659,21 +617,6 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) fn prefixes(&mut self, raw: Vec<Text>) -> Vec<IpNet> {
-        let mut prefixes = Vec::with_capacity(raw.len());
-        for text in raw {
-            let span = text.span();
-            match prefix(text.get_ref()) {
-                Err((reason, remedy)) => self.wrong(span, reason, remedy),
-                Ok(prefix) if prefixes.contains(&prefix) => {
-                    self.wrong(span, format!("{prefix} is there twice"), "write it once");
-                }
-                Ok(prefix) => prefixes.push(prefix),
-            }
-        }
-        prefixes
-    }
-
     fn interface(&mut self, text: Text) -> InterfaceName {
         text.get_ref().parse().unwrap_or_else(|reason| {
             let remedy = "write the name that `ip link` shows";
@@ -684,92 +627,6 @@ impl Checker<'_> {
             );
             InterfaceName::refused(text.into_inner())
         })
-    }
-
-    /// A name of the operator's choice: it becomes a label of metrics and part of file names.
-    pub(super) fn name(&mut self, text: Text) -> String {
-        let name = text.get_ref();
-        if !is_name(name) {
-            let reason = format!("{name:?} is no name");
-            self.wrong(
-                text.span(),
-                reason,
-                "use 1 to 32 letters, digits, '-' and '_'",
-            );
-        }
-        text.into_inner()
-    }
-
-    /// A list of words of the endpoint service, each at most once.
-    pub(super) fn words<T: FromStr<Err: std::fmt::Display> + Ord>(
-        &mut self,
-        list: Vec<Text>,
-    ) -> BTreeSet<T> {
-        let mut words = BTreeSet::new();
-        for text in list {
-            if let Some(word) = self.parsed(&text, "correct the spelling")
-                && !words.insert(word)
-            {
-                self.wrong(
-                    text.span(),
-                    format!("{:?} is there twice", text.get_ref()),
-                    "write it once",
-                );
-            }
-        }
-        words
-    }
-
-    pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(
-        &mut self,
-        text: &Text,
-        remedy: &str,
-    ) -> Option<T> {
-        match text.get_ref().parse() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.wrong(text.span(), error.to_string(), remedy);
-                None
-            }
-        }
-    }
-
-    pub(super) fn one_of<T: Copy>(
-        &mut self,
-        text: Option<Text>,
-        words: &[(&str, T)],
-        default: T,
-    ) -> T {
-        let Some(text) = text else { return default };
-        let found = words
-            .iter()
-            .find(|(word, _)| word.eq_ignore_ascii_case(text.get_ref()));
-        found.map_or_else(
-            || {
-                let known: Vec<String> = words
-                    .iter()
-                    .map(|(word, _)| word.to_ascii_lowercase())
-                    .collect();
-                let reason = format!("{:?} is not one of {}", text.get_ref(), known.join(", "));
-                self.wrong(
-                    text.span(),
-                    reason,
-                    "choose one of them, or leave the key out",
-                );
-                default
-            },
-            |(_, value)| *value,
-        )
-    }
-
-    pub(super) fn wrong(
-        &mut self,
-        span: Range<usize>,
-        reason: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.problems
-            .push(ConfigProblem::at(self.text, span, reason, remedy));
     }
 }
 
@@ -785,30 +642,4 @@ fn vlan(raw: &NumberOrText) -> Option<Vlan> {
             ))
         }
     }
-}
-
-/// A prefix, or a single address; without host bits.
-fn prefix(text: &str) -> Result<IpNet, (String, String)> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.into());
-    }
-    let Ok(prefix) = text.parse::<IpNet>() else {
-        let remedy = "write an address, or a prefix such as 192.168.1.0/24 or 2001:db8::/48";
-        return Err((format!("{text:?} is not a prefix"), remedy.into()));
-    };
-    if prefix == prefix.trunc() {
-        return Ok(prefix);
-    }
-    let reason = format!(
-        "{prefix} has bits set after the first {}",
-        prefix.prefix_len()
-    );
-    Err((
-        reason,
-        format!(
-            "write {} for the network or {} for the host",
-            prefix.trunc(),
-            prefix.addr()
-        ),
-    ))
 }

@@ -11,7 +11,7 @@ mod difference;
 mod error;
 mod explanation;
 #[cfg(test)]
-mod fuzz;
+pub(crate) mod fuzz;
 mod guards;
 mod hooks;
 mod names;

@@ -4,19 +4,16 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use steer_common::{
-    chunk::SourceKind,
-    image::{Claim, Image, Order, Source},
-    rule::{Action, Rule, TCP, UDP},
+    chunk::{RULES_PER_ENTRY, SourceKind},
+    image::{Claim, Image, ImageError, MAX_CLAIMS, Order, Source},
+    rule::{Action, Rule},
 };
 
 use super::{
-    Class, ClassKey, ClassLabel, ClassRegistry, Plan, PlanError, Site, Size, SourceList,
-    decide::unselected, names, own_id,
+    ClassRegistry, Plan, PlanError, Site, Size, SourceList, names,
+    want::{Want, id, rank, wants},
 };
-use crate::{
-    config::{OwnInclude, Selection},
-    endpoints::{Category, EndpointSet, Feed, NamePattern, Ports, never_steered},
-};
+use crate::{config::Selection, endpoints::Feed};
 
 pub(super) fn plan(
     feed: Feed,
@@ -78,7 +75,7 @@ pub(super) fn plan(
         .map(|want| (want.class.index, want.rules.clone()))
         .collect();
     let image = Image::build_learning(&claims, &sources(&site), &classes)
-        .map_err(|source| PlanError::tables(source, &wants))?;
+        .map_err(|source| beyond(source, &wants))?;
     let measured = Size {
         sets: wants
             .iter()
@@ -112,113 +109,6 @@ pub(super) fn plan(
     })
 }
 
-/// What one set or include wants.
-pub(super) struct Want {
-    pub class: Class,
-    pub prefixes: Vec<IpNet>,
-    rules: Vec<Rule>,
-}
-
-impl Want {
-    /// Whether its destinations are known by its names alone.
-    pub(super) fn learns(&self) -> bool {
-        self.prefixes.is_empty()
-    }
-
-    fn claims(&self) -> impl Iterator<Item = Claim> {
-        self.prefixes.iter().map(|prefix| Claim {
-            prefix: *prefix,
-            order: Order::new(rank(self.class.category), prefix, id(&self.class)),
-            rules: self.rules.clone(),
-        })
-    }
-}
-
-fn wants(
-    feed: &Feed,
-    select: &Selection,
-    registry: &mut ClassRegistry,
-) -> Result<Vec<Want>, PlanError> {
-    let mut wants = Vec::new();
-    for set in &feed.sets {
-        if unselected(select, set).is_none() && reachable(select, &set.prefixes, &set.names) {
-            wants.push(of_set(feed, set, registry)?);
-        }
-    }
-    let mut names: Vec<(u16, &str)> = Vec::new();
-    for include in &select.include {
-        let id = own_id(&include.name);
-        if let Some((_, other)) = names.iter().find(|(known, _)| *known == id) {
-            return Err(PlanError::SameId((*other).to_owned(), include.name.clone()));
-        }
-        names.push((id, &include.name));
-        if reachable(select, &include.prefixes, &include.names) {
-            wants.push(of_include(include, registry)?);
-        }
-    }
-    Ok(wants)
-}
-
-/// Without prefixes, packets are steered by what answers teach.
-fn reachable(select: &Selection, prefixes: &[IpNet], names: &[NamePattern]) -> bool {
-    !prefixes.is_empty() || select.names.teach() && !names.is_empty()
-}
-
-fn of_set(feed: &Feed, set: &EndpointSet, registry: &mut ClassRegistry) -> Result<Want, PlanError> {
-    let key = ClassKey {
-        list: feed.instance.into(),
-        id: set.id.0,
-    };
-    let class = Class {
-        index: registry.assign(key)?,
-        key,
-        label: ClassLabel::Set(set.id),
-        category: set.category,
-        service_area: Some(set.service_area.clone()),
-    };
-    want(class, &set.prefixes, &set.tcp, &set.udp)
-}
-
-fn of_include(include: &OwnInclude, registry: &mut ClassRegistry) -> Result<Want, PlanError> {
-    let key = ClassKey {
-        list: SourceList::Own,
-        id: own_id(&include.name),
-    };
-    let class = Class {
-        index: registry.assign(key)?,
-        key,
-        label: ClassLabel::Own(include.name.clone()),
-        category: include.category,
-        service_area: None,
-    };
-    want(class, &include.prefixes, &include.tcp, &include.udp)
-}
-
-fn want(class: Class, prefixes: &[IpNet], tcp: &Ports, udp: &Ports) -> Result<Want, PlanError> {
-    // Feed and configuration are checked when they are read; a plan made otherwise is not better.
-    for prefix in prefixes {
-        if let Some(kind) = never_steered(prefix) {
-            return Err(PlanError::NeverSteered {
-                who: class.label,
-                prefix: *prefix,
-                kind,
-            });
-        }
-    }
-    let steer = |protocol, ports: &Ports| -> Vec<Rule> {
-        let rule = |range: &crate::endpoints::PortRange| {
-            Rule::steer(class.index, protocol, range.lo(), range.hi())
-        };
-        ports.ranges().iter().map(rule).collect()
-    };
-    let rules = [steer(TCP, tcp), steer(UDP, udp)].concat();
-    Ok(Want {
-        class,
-        prefixes: prefixes.to_vec(),
-        rules,
-    })
-}
-
 /// Exclusions and the router's own addresses rank before everything.
 fn pass(prefix: IpNet, action: Action) -> Claim {
     Claim {
@@ -226,19 +116,6 @@ fn pass(prefix: IpNet, action: Action) -> Claim {
         order: Order::new(0, &prefix, 0),
         rules: vec![Rule::pass(action)],
     }
-}
-
-pub(super) const fn rank(category: Category) -> u8 {
-    match category {
-        Category::Optimize => 1,
-        Category::Allow => 2,
-        Category::Default => 3,
-    }
-}
-
-/// Microsoft's list first, then by the id in the list.
-pub(super) fn id(class: &Class) -> u32 {
-    u32::from(class.key.list == SourceList::Own) << 16 | u32::from(class.key.id)
 }
 
 fn sources(site: &Site) -> Vec<Source> {
@@ -258,4 +135,42 @@ fn sources(site: &Site) -> Vec<Source> {
             kind,
         })
         .collect()
+}
+
+/// Which limit the plan is beyond, who takes most, and what to do.
+fn beyond(source: ImageError, wants: &[Want]) -> PlanError {
+    let hint = match &source {
+        ImageError::Rules { address, .. } => {
+            let there: Vec<String> = wants
+                .iter()
+                .filter(|want| want.prefixes.iter().any(|prefix| prefix.contains(address)))
+                .map(|want| want.class.label.to_string())
+                .collect();
+            format!(
+                "there are {}: name fewer port ranges in an include, or exclude sets until {RULES_PER_ENTRY} are left",
+                there.join(", ")
+            )
+        }
+        ImageError::Claims { .. }
+        | ImageError::Entries
+        | ImageError::Segments
+        | ImageError::Boundaries
+        | ImageError::Chunks => largest(wants),
+    };
+    PlanError::Tables { source, hint }
+}
+
+fn largest(wants: &[Want]) -> String {
+    let total: usize = wants.iter().map(|want| want.prefixes.len()).sum();
+    let largest = wants.iter().max_by_key(|want| want.prefixes.len());
+    let who = largest.map_or_else(String::new, |want| {
+        format!(
+            ", most of them ({}) in {}",
+            want.prefixes.len(),
+            want.class.label
+        )
+    });
+    format!(
+        "there are {total} prefixes (of at most {MAX_CLAIMS}){who}: select fewer sets or prefixes"
+    )
 }

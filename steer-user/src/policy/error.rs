@@ -1,13 +1,9 @@
 //! Why there is no plan, in words for the operator.
 
 use ipnet::IpNet;
-use steer_common::{
-    chunk::RULES_PER_ENTRY,
-    image::{ImageError, MAX_CLAIMS},
-    names::TableError,
-};
+use steer_common::{image::ImageError, names::TableError};
 
-use super::{ClassLabel, RegistryFull, compile::Want};
+use super::{ClassLabel, RegistryFull};
 use crate::endpoints::FeedError;
 
 /// Why a plan could not be made. The one in use stays in use.
@@ -45,43 +41,4 @@ pub enum PlanError {
         /// Who takes most, and what to do.
         hint: String,
     },
-}
-
-impl PlanError {
-    pub(super) fn tables(source: ImageError, wants: &[Want]) -> Self {
-        let hint = match &source {
-            ImageError::Rules { address, .. } => {
-                let there: Vec<String> = wants
-                    .iter()
-                    .filter(|want| want.prefixes.iter().any(|prefix| prefix.contains(address)))
-                    .map(|want| want.class.label.to_string())
-                    .collect();
-                format!(
-                    "there are {}: name fewer port ranges in an include, or exclude sets until {RULES_PER_ENTRY} are left",
-                    there.join(", ")
-                )
-            }
-            ImageError::Claims { .. }
-            | ImageError::Entries
-            | ImageError::Segments
-            | ImageError::Boundaries
-            | ImageError::Chunks => largest(wants),
-        };
-        Self::Tables { source, hint }
-    }
-}
-
-fn largest(wants: &[Want]) -> String {
-    let total: usize = wants.iter().map(|want| want.prefixes.len()).sum();
-    let largest = wants.iter().max_by_key(|want| want.prefixes.len());
-    let who = largest.map_or_else(String::new, |want| {
-        format!(
-            ", most of them ({}) in {}",
-            want.prefixes.len(),
-            want.class.label
-        )
-    });
-    format!(
-        "there are {total} prefixes (of at most {MAX_CLAIMS}){who}: select fewer sets or prefixes"
-    )
 }

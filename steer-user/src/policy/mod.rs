@@ -9,7 +9,10 @@ mod compile;
 mod decide;
 mod error;
 mod explain;
+#[cfg(test)]
+mod fuzz;
 mod names;
+mod want;
 
 use std::net::IpAddr;
 

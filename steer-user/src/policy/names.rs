@@ -9,7 +9,7 @@ use steer_common::names::{Aim, EXCLUDED, LEARN, NameClaim, NameTable, Pattern, R
 
 use super::{
     Class, ClassLabel, Plan, PlanError,
-    compile::{Want, id, rank},
+    want::{Want, id, rank},
 };
 use crate::{
     config::Selection,
