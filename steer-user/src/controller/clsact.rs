@@ -3,15 +3,15 @@
 
 use super::ControllerError;
 use crate::{
-    datapath::{self, PinDir},
+    datapath::{self, Direction, PinDir},
     system::{
         Kernel,
         facts::Facts,
-        filters::{ingress_filters, remove_unused_clsact},
+        filters::{egress_filters, ingress_filters, remove_unused_clsact},
     },
 };
 
-/// Removes our filter from every interface, also where no pin tells of it any more; the qdisc too,
+/// Removes our filters from every interface, also where no pin tells of it any more; the qdisc too,
 /// if steer added it and nobody else uses it. Interfaces whose index is in `keep` are left alone.
 /// Whether there was one.
 pub(super) async fn remove(
@@ -25,13 +25,21 @@ pub(super) async fn remove(
         if keep.contains(&link.index) {
             continue;
         }
-        let filters = ingress_filters(kernel, link.index).await?;
-        let ours = filters
-            .iter()
-            .filter(|it| datapath::is_our_filter(it.priority, it.handle, it.program.as_deref()));
-        for filter in ours {
-            datapath::remove_filter(&link.name, filter.priority)?;
-            found = true;
+        let hooks = [
+            (
+                Direction::Ingress,
+                ingress_filters(kernel, link.index).await?,
+            ),
+            (Direction::Egress, egress_filters(kernel, link.index).await?),
+        ];
+        for (direction, filters) in &hooks {
+            let ours = filters.iter().filter(|it| {
+                datapath::is_our_filter(it.priority, it.handle, it.program.as_deref())
+            });
+            for filter in ours {
+                datapath::remove_filter(&link.name, *direction, filter.priority)?;
+                found = true;
+            }
         }
         if own_qdiscs.get(&link.index) == Some(&true) {
             remove_unused_clsact(kernel, link.index).await?;

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::util::KernelVersion;
 use steer_common::dns::{DnsTable, REWRITING};
 use tracing::{info, warn};
 
@@ -19,7 +18,7 @@ use super::{
 };
 use crate::{
     api::{DnsStatus, ResolverStatus},
-    config::{Config, Mode},
+    config::Config,
     datapath::{DatapathError, Dns, DnsMaps, LogLevel, PinDir, monotonic_ns},
     policy::Plan,
 };
@@ -64,20 +63,12 @@ impl Controller {
         }
     }
 
-    fn try_to_steer_queries(&mut self, anew: bool) -> Result<(), QueryError> {
+    fn try_to_steer_queries(&mut self, anew: bool) -> Result<(), DatapathError> {
         let pins = PinDir::new(&self.config.system.pin_dir);
         if !self.config.select.names.steer {
             self.dns.dns = None;
             self.dns.resolvers.clear();
-            return Ok(Dns::detach_others(&pins, &[])?);
-        }
-        // Nothing there would route a client's query by its mark.
-        if self.config.mode == Mode::Redirect {
-            return Err(QueryError::Mode);
-        }
-        // Older kernels have no link that goes with its pin, at egress.
-        if KernelVersion::current().is_ok_and(|it| it < KernelVersion::new(6, 6, 0)) {
-            return Err(QueryError::Kernel);
+            return Dns::detach_others(&pins, &[]);
         }
         let attach = anew || self.dns.dns.is_none();
         let log = if self.options.log_packets {
@@ -97,7 +88,8 @@ impl Controller {
         maps.set_table(&table(&self.dns.resolvers))?;
         if attach {
             for at in dns.attach()? {
-                info!("{}: {} by {}", at.interface, at.program, at.hook);
+                let adopted = at.adopted_in_words();
+                info!("{}: {}{adopted}", at.interface, at.program);
             }
             let indexes: Vec<u32> = ports.iter().map(|port| port.ifindex).collect();
             Dns::detach_others(&pins, &indexes)?;
@@ -108,16 +100,6 @@ impl Controller {
         }
         Ok(())
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum QueryError {
-    #[error(transparent)]
-    Datapath(#[from] DatapathError),
-    #[error("that needs Linux 6.6; leave breakout.resolvers out on this kernel")]
-    Kernel,
-    #[error("that needs mode = \"mark\"; leave breakout.resolvers out in redirect mode")]
-    Mode,
 }
 
 impl Steering {

@@ -54,6 +54,10 @@ pub fn check(
             breakouts_take_frames(config, view)?;
             no_translation_needed(config, view)?;
             no_forward_firewall(owners)?;
+            // Queries are routed by their mark.
+            if config.select.names.steer {
+                problems.extend(mark_conflicts(owners)?);
+            }
         }
     }
     Ok(problems)

@@ -21,16 +21,22 @@ const METRICS_OFF: &str =
 /// Everything that a configuration puts into the box, programs and pins apart.
 ///
 /// Redirect mode only needs the answers to be let in: they arrive on a link that the main table
-/// would not send to. Probes, which the router sends itself, need routes as well.
+/// would not send to. Probes, which the router sends itself, need routes as well, and so do clients'
+/// queries to a breakout's resolver, which the kernel routes by their mark.
 pub fn objects(config: &Config, view: &View) -> Vec<Object> {
     match config.mode {
         Mode::Mark => system::objects(&view.wanted),
         Mode::Redirect => {
             let existing = view.wanted.paths.iter().filter(|path| path.exists);
             let sysctls = existing.map(|path| loose_reverse_path(&path.interface));
-            let probes = config.health.probes;
-            let routing = probes.then(|| system::own_routing(&view.wanted));
-            sysctls.chain(routing.into_iter().flatten()).collect()
+            let routing = if config.select.names.steer {
+                system::routing(&view.wanted)
+            } else if config.health.probes {
+                system::own_routing(&view.wanted)
+            } else {
+                Vec::new()
+            };
+            sysctls.chain(routing).collect()
         }
     }
 }

@@ -48,6 +48,11 @@ const OWN: [&str; 12] = [
 pub(super) const QUERY: &str = "dns_query";
 /// The program at egress.
 pub(super) const ANSWER: &str = "dns_answer";
+/// The pins that say that a filter is there, and that the qdisc is ours (clsact): others than those of
+/// the classifier, which say that mark mode steers.
+pub(super) const FILTER_MARK: &str = "dns-filter";
+/// See [`FILTER_MARK`].
+pub(super) const QDISC_MARK: &str = "dns-qdisc";
 /// A trie allocates a node when it needs one (linux/bpf.h).
 const BPF_F_NO_PREALLOC: u32 = 1;
 
@@ -348,7 +353,10 @@ impl Dns {
 
     /// Takes the programs of every interface but those of `ifindexes` away; the maps stay.
     pub fn detach_others(pins: &PinDir, ifindexes: &[u32]) -> Result<(), DatapathError> {
-        let is_ours = |kind: &str| PLACES.iter().any(|place| place.link == kind);
+        let filters = PLACES.iter().map(|place| (place.program, place.direction));
+        tc::forget_filters(pins, filters, ifindexes)?;
+        let is_ours =
+            |kind: &str| kind == FILTER_MARK || PLACES.iter().any(|place| place.link == kind);
         pins.forget_other_links(is_ours, ifindexes)
     }
 
@@ -391,8 +399,8 @@ fn attach(
         behind: place.behind,
         order: tc::Order::Last,
         link: place.link,
-        filter: tc::FILTER_MARK,
-        qdisc: tc::QDISC_MARK,
+        filter: FILTER_MARK,
+        qdisc: QDISC_MARK,
     };
     let (hook, adopted) = tc::attach(ebpf, &place, pins)?;
     Ok(Attachment {

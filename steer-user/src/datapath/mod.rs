@@ -23,7 +23,7 @@ pub use exits::Exit;
 pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
 pub use maps::{ClassCount, Maps, ReasonCount, monotonic_ns};
 pub use pins::PinDir;
-pub use tc::{Order, is_our_filter, remove_filter};
+pub use tc::{Direction, Order, is_our_filter, remove_filter};
 pub use trial::{
     Trial, attached_at, is_ours, program_name, too_old_for_redirect, try_out, try_out_exit,
 };
@@ -79,7 +79,7 @@ pub enum DatapathError {
         advice: &'static str,
     },
     /// The filter of an older kernel could not be removed.
-    #[error("{interface}: cannot remove steer's filter from clsact ingress: {source}")]
+    #[error("{interface}: cannot remove steer's filter from its clsact qdisc: {source}")]
     Detach {
         /// The interface.
         interface: String,

@@ -8,7 +8,7 @@ use std::{
 
 use steer_common::{abi, flow, mark};
 
-use super::{DatapathError, Mode, exits, load, tc};
+use super::{DatapathError, Mode, dns, exits, load, tc};
 use crate::cut;
 
 /// The name of the pin that says where steer's bits stand in marks begins so; their lowest follows.
@@ -163,8 +163,10 @@ impl PinDir {
                 continue;
             };
             match kind {
-                tc::FILTER_MARK | exits::FILTER_MARK => found.entry(index).or_insert(false),
-                tc::QDISC_MARK | exits::QDISC_MARK => {
+                tc::FILTER_MARK | exits::FILTER_MARK | dns::FILTER_MARK => {
+                    found.entry(index).or_insert(false)
+                }
+                tc::QDISC_MARK | exits::QDISC_MARK | dns::QDISC_MARK => {
                     found.entry(index).insert_entry(true).into_mut()
                 }
                 _ => continue,

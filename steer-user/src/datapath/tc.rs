@@ -1,5 +1,7 @@
 //! Programs at TC: links where the kernel has TCX (Linux 6.6), else filters of a clsact qdisc.
 
+use std::io;
+
 use aya::{
     Ebpf,
     programs::{
@@ -8,6 +10,7 @@ use aya::{
     },
     util::KernelVersion,
 };
+use nix::net::if_::if_indextoname;
 
 use super::{DatapathError, Hook, PinDir, links, maps, trial::is_ours};
 
@@ -204,7 +207,25 @@ fn clsact_filter(
         .map_err(TcError::IoError)
 }
 
-/// Whether a filter at clsact ingress is ours.
+/// Which of a clsact qdisc's hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What comes in.
+    Ingress,
+    /// What goes out.
+    Egress,
+}
+
+impl Direction {
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
+        }
+    }
+}
+
+/// Whether a filter of a clsact qdisc is ours.
 pub fn is_our_filter(priority: u16, handle: u32, program: Option<&str>) -> bool {
     [Order::Last, Order::First]
         .map(Order::filter_priority)
@@ -214,17 +235,44 @@ pub fn is_our_filter(priority: u16, handle: u32, program: Option<&str>) -> bool 
         && program.is_some_and(is_ours)
 }
 
-/// Removes our filter of a priority from clsact ingress: ask [`is_our_filter`] first; and that at
-/// egress, which need not be there.
-pub fn remove_filter(interface: &str, priority: u16) -> Result<(), DatapathError> {
-    let remove = |direction, priority| {
-        clsact_filter(interface, direction, priority)
-            .map_err(ProgramError::from)
-            .and_then(aya::programs::links::Link::detach)
-    };
-    let _ = remove(TcAttachType::Egress, Order::Last.filter_priority());
-    remove(TcAttachType::Ingress, priority).map_err(|source| DatapathError::Detach {
+/// Removes our filter of a priority: ask [`is_our_filter`] first.
+pub fn remove_filter(
+    interface: &str,
+    direction: Direction,
+    priority: u16,
+) -> Result<(), DatapathError> {
+    clsact_filter(interface, direction.attach_type(), priority)
+        .map_err(ProgramError::from)
+        .and_then(aya::programs::links::Link::detach)
+        .map_err(|source| not_removed(interface, source))
+}
+
+/// Removes the filters of some programs of ours from every interface where a filter of ours was left,
+/// but for those of `keep`. Filters that are not there are fine.
+pub(super) fn forget_filters<'a>(
+    pins: &PinDir,
+    programs: impl Iterator<Item = (&'a str, TcAttachType)> + Clone,
+    keep: &[u32],
+) -> Result<(), DatapathError> {
+    for index in pins.filters()?.into_keys().filter(|it| !keep.contains(it)) {
+        // An interface that is gone took them along.
+        let Ok(interface) = if_indextoname(index) else {
+            continue;
+        };
+        let interface = interface.to_string_lossy();
+        for (program, direction) in programs.clone() {
+            match tc::qdisc_detach_program(&interface, direction, program) {
+                Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(|error| not_removed(&interface, error.into()))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_removed(interface: &str, source: ProgramError) -> DatapathError {
+    DatapathError::Detach {
         interface: interface.into(),
         source: Box::new(source),
-    })
+    }
 }

@@ -30,7 +30,7 @@ pub async fn features(interface: &str) -> Option<BTreeSet<String>> {
     )
 }
 
-/// A filter at a device's clsact ingress hook.
+/// A filter at a device's clsact hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// `bpf`, `flower`, `u32`, …
@@ -57,6 +57,20 @@ pub async fn ingress_filters(kernel: &Kernel, index: u32) -> Result<Vec<Filter>,
     Ok(messages.iter().filter_map(filter).collect())
 }
 
+/// The filters at a device's clsact egress hook; TCX programs are not among them.
+pub async fn egress_filters(kernel: &Kernel, index: u32) -> Result<Vec<Filter>, SystemError> {
+    let failed = |source| SystemError::Netlink {
+        what: format!("tc filter show (index {index}) egress"),
+        source,
+    };
+    let Ok(index) = i32::try_from(index) else {
+        return Ok(Vec::new());
+    };
+    let request = kernel.netlink().traffic_filter(index).get().egress();
+    let messages: Vec<TcMessage> = request.execute().try_collect().await.map_err(failed)?;
+    Ok(messages.iter().filter_map(filter).collect())
+}
+
 /// Removes the clsact qdisc of an interface, unless somebody's filter is at its ingress or egress.
 pub async fn remove_unused_clsact(kernel: &Kernel, index: u32) -> Result<(), SystemError> {
     let failed = |source| SystemError::Netlink {
@@ -66,9 +80,7 @@ pub async fn remove_unused_clsact(kernel: &Kernel, index: u32) -> Result<(), Sys
     let Ok(signed) = i32::try_from(index) else {
         return Ok(());
     };
-    let request = kernel.netlink().traffic_filter(signed).get().egress();
-    let egress: Vec<TcMessage> = request.execute().try_collect().await.map_err(failed)?;
-    let used = egress.iter().any(|message| filter(message).is_some())
+    let used = !egress_filters(kernel, index).await?.is_empty()
         || !ingress_filters(kernel, index).await?.is_empty();
     if used {
         return Ok(());

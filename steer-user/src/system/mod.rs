@@ -263,14 +263,22 @@ pub fn objects(wanted: &Wanted) -> Vec<Object> {
     list
 }
 
-/// What the router's own packets need to leave by a breakout, and nothing for those of clients:
-/// routes, and the rules for its addresses and its device.
-pub fn own_routing(wanted: &Wanted) -> Vec<Object> {
+/// What packets need to leave by a breakout: routes, and the rules for grants, for the router's
+/// addresses and for its devices.
+pub fn routing(wanted: &Wanted) -> Vec<Object> {
     let paths = sorted_paths(wanted);
     let routes = paths.iter().flat_map(|path| routes(path, wanted.ipv6));
-    let rules = rules(&paths, wanted).into_iter();
-    let own = rules.filter(|rule| !matches!(rule.selector, Selector::Mark { .. }));
-    routes.chain(own.map(Object::Rule)).collect()
+    let rules = rules(&paths, wanted).into_iter().map(Object::Rule);
+    routes.chain(rules).collect()
+}
+
+/// What the router's own packets need, and nothing for those of clients.
+pub fn own_routing(wanted: &Wanted) -> Vec<Object> {
+    let is_own = |object: &Object| match object {
+        Object::Rule(rule) => !matches!(rule.selector, Selector::Mark { .. }),
+        _ => true,
+    };
+    routing(wanted).into_iter().filter(is_own).collect()
 }
 
 fn sorted_paths(wanted: &Wanted) -> Vec<&PathSpec> {

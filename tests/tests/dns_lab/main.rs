@@ -5,6 +5,7 @@
 mod answers;
 mod ask;
 mod failures;
+mod hooks;
 mod link;
 mod resolver;
 
@@ -119,6 +120,11 @@ impl Office {
     }
 }
 
+/// Every category, a list of the project's, and a name that is left alone; the table `[dns]` is open.
+const SELECT: &str = "[select]\ncategories = [\"optimize\", \"allow\", \"default\"]\n\
+                      [[list]]\nname = \"updates\"\nbuiltin = \"microsoft-updates\"\n\
+                      [dns]\nexclude = [\"left.sharepoint.com\"]\n";
+
 /// Starts steer with resolvers of the provider, for every category.
 fn start<'lab>(lab: &'lab Lab, resolvers: &[&str]) -> Steer<'lab> {
     start_with(lab, resolvers, "")
@@ -126,14 +132,16 @@ fn start<'lab>(lab: &'lab Lab, resolvers: &[&str]) -> Steer<'lab> {
 
 /// The same with more lines for `[dns]`.
 fn start_with<'lab>(lab: &'lab Lab, resolvers: &[&str], dns: &str) -> Steer<'lab> {
-    let more = "[select]\ncategories = [\"optimize\", \"allow\", \"default\"]\n\
-                [[list]]\nname = \"updates\"\nbuiltin = \"microsoft-updates\"\n\
-                [dns]\nexclude = [\"left.sharepoint.com\"]\n";
     let settings = Settings {
-        more: format!("{more}{dns}"),
+        more: format!("{SELECT}{dns}"),
         ..Settings::default()
     };
-    let mut steer = Steer::prepare(lab, &settings).unwrap();
+    start_as(lab, resolvers, &settings)
+}
+
+/// The same with other settings.
+fn start_as<'lab>(lab: &'lab Lab, resolvers: &[&str], settings: &Settings) -> Steer<'lab> {
+    let mut steer = Steer::prepare(lab, settings).unwrap();
     let text = fs::read_to_string(steer.config()).unwrap();
     let resolvers = format!("[[breakout]]\nresolvers = {resolvers:?}\n");
     fs::write(steer.config(), text.replace("[[breakout]]\n", &resolvers)).unwrap();
