@@ -353,8 +353,8 @@ impl Dns {
 
     /// Takes the programs of every interface but those of `ifindexes` away; the maps stay.
     pub fn detach_others(pins: &PinDir, ifindexes: &[u32]) -> Result<(), DatapathError> {
-        let filters = PLACES.iter().map(|place| (place.program, place.direction));
-        tc::forget_filters(pins, filters, ifindexes)?;
+        let filters = PLACES.map(|place| (place.program, place.direction));
+        tc::forget_filters(pins, &filters, ifindexes)?;
         let is_ours =
             |kind: &str| kind == FILTER_MARK || PLACES.iter().any(|place| place.link == kind);
         pins.forget_other_links(is_ours, ifindexes)

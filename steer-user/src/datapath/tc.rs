@@ -249,9 +249,9 @@ pub fn remove_filter(
 
 /// Removes the filters of some programs of ours from every interface where a filter of ours was left,
 /// but for those of `keep`. Filters that are not there are fine.
-pub(super) fn forget_filters<'a>(
+pub(super) fn forget_filters(
     pins: &PinDir,
-    programs: impl Iterator<Item = (&'a str, TcAttachType)> + Clone,
+    programs: &[(&str, TcAttachType)],
     keep: &[u32],
 ) -> Result<(), DatapathError> {
     for index in pins.filters()?.into_keys().filter(|it| !keep.contains(it)) {
@@ -260,8 +260,8 @@ pub(super) fn forget_filters<'a>(
             continue;
         };
         let interface = interface.to_string_lossy();
-        for (program, direction) in programs.clone() {
-            match tc::qdisc_detach_program(&interface, direction, program) {
+        for (program, direction) in programs {
+            match tc::qdisc_detach_program(&interface, *direction, program) {
                 Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 result => result.map_err(|error| not_removed(&interface, error.into()))?,
             }

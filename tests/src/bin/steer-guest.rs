@@ -3,6 +3,9 @@
 //!
 //! A line of the report on standard output is `CHECK<tab>ok|FAILED<tab>DETAIL`.
 
+#[path = "steer-guest/answers.rs"]
+mod answers;
+
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
@@ -49,6 +52,8 @@ fn main() {
     report.check("neighbour", leaves_a_neighbour_alone);
     report.check("redirect mode", || steers(Mode::Redirect, "auto"));
     report.check("redirect, generic", || steers(Mode::Redirect, "generic"));
+    report.check("queries", || queries(Mode::Mark));
+    report.check("queries, redirect", || queries(Mode::Redirect));
     std::process::exit(i32::from(report.failed));
 }
 
@@ -199,6 +204,49 @@ fn steers(mode: Mode, xdp: &str) -> Result<String> {
     Ok(hook)
 }
 
+/// Queries follow the breakout, with and without a controller, and not after detach.
+fn queries(mode: Mode) -> Result<String> {
+    if let (Mode::Redirect, Some(_)) = (mode, datapath::too_old_for_redirect()) {
+        return Ok("no redirect mode".into());
+    }
+    let lab = Lab::start(options(mode))?;
+    let _far = answers::Server::start(&lab.hq, answers::FAR)?;
+    let _near = answers::Server::start(&lab.isp, answers::NEAR)?;
+    let before = Snapshot::take(&lab)?;
+    let settings = Settings {
+        mode,
+        ..Settings::default()
+    };
+    let mut steer = Steer::prepare(&lab, &settings)?;
+    let text = std::fs::read_to_string(steer.config())?;
+    let resolvers = format!("[[breakout]]\nresolvers = {:?}\n", answers::NEAR);
+    std::fs::write(steer.config(), text.replace("[[breakout]]\n", &resolvers))?;
+    steer.run()?;
+    steer.wait_until_steering(PATIENCE)?;
+    let go = |steer: &mut Steer<'_>| -> Result<()> {
+        answers::by(&lab, "outlook.office.com", answers::NEAR).context("with a controller")?;
+        answers::by(&lab, "www.example.com", answers::FAR)?;
+        steer.kill()?;
+        answers::by(&lab, "outlook.office.com", answers::NEAR).context("after kill -9")?;
+        steer.run()?;
+        steer.wait_until_steering(PATIENCE)?;
+        for program in ["dns_query", "dns_answer"] {
+            let adopted = format!("{program}, in place of the one that was there");
+            ensure!(steer.log().contains(&adopted), "{program} was not adopted");
+        }
+        answers::by(&lab, "outlook.office.com", answers::NEAR).context("after the restart")
+    };
+    let outcome = go(&mut steer);
+    let log = steer.log();
+    outcome.with_context(|| format!("steer's log:\n{log}"))?;
+    steer.detach()?;
+    let left = before.difference(&Snapshot::take(&lab)?);
+    ensure!(left.is_empty(), "detach left behind:\n{left}");
+    answers::by(&lab, "outlook.office.com", answers::FAR).context("after detach")?;
+    wait_until("no program of steer is loaded", || Ok(ours_loaded() == 0))?;
+    Ok("steered".into())
+}
+
 /// steer refuses to start, says what it needs, and leaves nothing behind.
 fn refused(lab: &Lab, settings: &Settings, before: &Snapshot) -> Result<String> {
     let Err(error) = Steer::start(lab, settings) else {
@@ -219,19 +267,20 @@ fn leaves_a_neighbour_alone() -> Result<String> {
         lab.router.output("tc", &words)
     };
     tc("qdisc add dev lan0 clsact")?;
-    tc("filter add dev lan0 ingress pref 50000 protocol all u32 match u32 0 0 classid 1:1")?;
+    for hook in ["ingress", "egress"] {
+        tc(&format!(
+            "filter add dev lan0 {hook} pref 50000 protocol all u32 match u32 0 0 classid 1:1"
+        ))?;
+    }
     let before = (
         Snapshot::take(&lab)?,
-        tc("filter show dev lan0 ingress")?,
+        tc("filter show dev lan0")?,
         tc("qdisc show dev lan0")?,
     );
     let steer = Steer::start(&lab, &Settings::default())?;
     exchange(&lab)?;
     steer.detach()?;
-    let (filters, qdiscs) = (
-        tc("filter show dev lan0 ingress")?,
-        tc("qdisc show dev lan0")?,
-    );
+    let (filters, qdiscs) = (tc("filter show dev lan0")?, tc("qdisc show dev lan0")?);
     let left = before.0.difference(&Snapshot::take(&lab)?);
     ensure!(
         left.is_empty() && filters == before.1 && qdiscs == before.2,

@@ -121,7 +121,7 @@ fn one(archive: &Archive, candidates: Option<&Vec<Candidate>>, minor: Minor) -> 
 
 /// The table, as Markdown.
 fn print(rows: &[Row]) {
-    const COLUMNS: [&str; 9] = [
+    const COLUMNS: [&str; 11] = [
         "mark program",
         "redirect program",
         "breakout program",
@@ -131,6 +131,8 @@ fn print(rows: &[Row]) {
         "neighbour",
         "redirect mode",
         "redirect, generic",
+        "queries",
+        "queries, redirect",
     ];
     println!("| kernel | {} | seconds |", COLUMNS.join(" | "));
     println!("|---|{}---|", "---|".repeat(COLUMNS.len()));
