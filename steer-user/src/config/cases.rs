@@ -63,6 +63,8 @@ fn bad_values() -> Vec<Case> {
         ("via nothing", top("[feed]\nvia = @\"cable\""), "feed.via", ["\"cable\" is no breakout", "name of a [[breakout]]"]),
         ("guard out of range", top("[feed.guards]\nshrink = @101"), "feed.guards.shrink", ["not a number of 0 to 100", "correct the number"]),
         ("no public key", top("[feed]\nurl = \"https://m.example\"\npublic_key = @\"RWQ\""), "feed.public_key", ["\"RWQ\"", "second line of the .pub file"]),
+        ("an unsigned folder", top("[feed]\nurl = @\"file:///var/lib/m365\""), "feed.url", ["only believed when it is signed", "public_key"]),
+        ("no folder", top("[feed]\nurl = @\"file://m365\"\npublic_key = \"RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9\""), "feed.url", ["no folder's address", "file:///var/lib/m365"]),
         ("a signer without a mirror", top("[feed]\npublic_key = @\"RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9\""), "feed.public_key", ["Microsoft signs no lists", "name the mirror"]),
         ("tenant", top("[feed]\ntenant = @\"contoso.onmicrosoft.com\""), "feed.tenant", ["is no tenant", "before .onmicrosoft.com"]),
         ("category", top("[select]\ncategories = [\"allow\", @\"best\"]"), "select.categories[1]", ["\"best\" is not one of optimize, allow, default", "correct the spelling"]),

@@ -1,6 +1,10 @@
 //! `[feed]`: where the endpoint list comes from, and how newer ones come into use.
 
-use std::{ops::Range, path::PathBuf, time::Duration};
+use std::{
+    ops::Range,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
 use hyper::Uri;
 use serde::Deserialize;
@@ -12,7 +16,8 @@ use super::{
     values::{Number, Text},
 };
 use crate::endpoints::{
-    Guards, Hooks, Instance, MICROSOFT, Policy, Rules, Service, ServiceArea, SetId, Signer,
+    Access, FOLDER, Guards, Hooks, Instance, MICROSOFT, Policy, Rules, Service, ServiceArea, SetId,
+    Signer,
 };
 
 /// Where the endpoint list comes from.
@@ -107,7 +112,7 @@ impl Checker<'_> {
             return;
         };
         match breakouts.iter().find(|it| it.name == *via) {
-            Some(breakout) => feed.service.device = Some(breakout.interface.to_string()),
+            Some(breakout) => feed.service.access.device = Some(breakout.interface.to_string()),
             None => self.wrong(
                 span,
                 format!("{via:?} is no breakout"),
@@ -142,7 +147,8 @@ impl Checker<'_> {
         }
         let policies = Policy::ALL.map(|policy| (policy.as_str(), policy));
         let policy = self.one_of(raw.update, &policies, Policy::default());
-        let base = raw.url.map(|url| self.url(&url, "https"));
+        let url = raw.url.as_ref().map(Spanned::span);
+        let base = raw.url.map(|url| self.mirror(&url));
         let mirrored = base.is_some();
         let period = |checker: &mut Self, text: Option<Text>, least, default| {
             text.map_or(default, |text| checker.period(&text, least, default))
@@ -167,22 +173,28 @@ impl Checker<'_> {
                 "copy the second line of the .pub file that `minisign -G` wrote",
             )
         });
+        if let (Some(span), Some(base), None) = (url, &base, &signer)
+            && base.starts_with(FOLDER)
+        {
+            let reason = "is a folder, which is only believed when it is signed";
+            let remedy = "add `public_key`; docs/feed.md says how lists are signed";
+            self.wrong(span, reason, remedy);
+        }
         let service = Service {
-            base: base.map_or_else(
-                || MICROSOFT.into(),
-                |url| url.to_string().trim_end_matches('/').to_owned(),
-            ),
+            base: base.unwrap_or_else(|| MICROSOFT.into()),
             instance,
             tenant: raw.tenant.map(|text| self.tenant(text)),
             areas: self.words::<ServiceArea>(raw.areas).into_iter().collect(),
             ipv6: raw.ipv6.unwrap_or(true),
-            device: None,
-            proxy: raw.proxy.map(|url| self.url(&url, "http")),
-            ca_file: raw
-                .ca_file
-                .map(|file| self.folder(Some(file), "/etc/ssl/mirror.pem")),
+            access: Access {
+                device: None,
+                proxy: raw.proxy.map(|url| self.url(&url, "http")),
+                ca_file: raw
+                    .ca_file
+                    .map(|file| self.folder(Some(file), "/etc/ssl/mirror.pem")),
+                timeout: period(self, raw.timeout, Duration::from_millis(10), TIMEOUT),
+            },
             signer,
-            timeout: period(self, raw.timeout, Duration::from_millis(10), TIMEOUT),
         };
         let rules = Rules {
             policy,
@@ -254,7 +266,7 @@ impl Checker<'_> {
         })
     }
 
-    fn period(&mut self, text: &Text, least: Duration, default: Duration) -> Duration {
+    pub(super) fn period(&mut self, text: &Text, least: Duration, default: Duration) -> Duration {
         let shown = humantime::format_duration(least);
         match text.get_ref().parse::<humantime::Duration>() {
             Ok(period) if (least..=YEAR).contains(&*period) => *period,
@@ -271,7 +283,27 @@ impl Checker<'_> {
         }
     }
 
-    fn url(&mut self, text: &Text, scheme: &str) -> Uri {
+    /// A mirror behind HTTPS, or one that is a folder; without a slash at its end.
+    fn mirror(&mut self, text: &Text) -> String {
+        if let Some(path) = text.get_ref().strip_prefix(FOLDER) {
+            let odd = Path::new(path)
+                .components()
+                .any(|it| it == Component::ParentDir);
+            if !path.starts_with('/') || odd {
+                let reason = format!("{:?} is no folder's address", text.get_ref());
+                self.wrong(
+                    text.span(),
+                    reason,
+                    "write one such as \"file:///var/lib/m365\"",
+                );
+            }
+            return format!("{FOLDER}{}", path.trim_end_matches('/'));
+        }
+        let url = self.url(text, "https");
+        url.to_string().trim_end_matches('/').to_owned()
+    }
+
+    pub(super) fn url(&mut self, text: &Text, scheme: &str) -> Uri {
         match text.get_ref().parse::<Uri>() {
             Ok(url)
                 if url.scheme_str() == Some(scheme)

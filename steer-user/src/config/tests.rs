@@ -6,7 +6,7 @@ use super::{
     cases::{GOOD, bad, last, top},
     *,
 };
-use crate::endpoints::{Guards, Hooks, Policy, Rules, Service};
+use crate::endpoints::{Access, Guards, Hooks, Policy, Rules, Service};
 
 /// Every key, none with its default.
 const FULL: &str = r#"
@@ -231,15 +231,17 @@ fn every_key_arrives() {
                 tenant: Some("contoso".into()),
                 areas: vec![ServiceArea::Exchange],
                 ipv6: false,
-                device: Some("brk0".into()),
-                proxy: Some("http://user:word@proxy.example:3128".parse().unwrap()),
-                ca_file: Some("/ca.pem".into()),
+                access: Access {
+                    device: Some("brk0".into()),
+                    proxy: Some("http://user:word@proxy.example:3128".parse().unwrap()),
+                    ca_file: Some("/ca.pem".into()),
+                    timeout: Duration::from_secs(5),
+                },
                 signer: Some(
                     "RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9"
                         .parse()
                         .unwrap(),
                 ),
-                timeout: Duration::from_secs(5),
             },
             via: Some("fiber".into()),
             interval: Duration::from_mins(10),

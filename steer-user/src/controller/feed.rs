@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{ControllerError, read_feed};
+use super::{ControllerError, read_feed, written};
 use crate::{
     api::{Action, Answer, Command, Order},
     config::{Config, FeedConfig},
@@ -22,6 +22,7 @@ use crate::{
         By, ChangeError, Client, Feed, Keeper, Outcome, Policy, Publish, Report, ServiceError,
         Store,
     },
+    system::files::Files,
 };
 
 /// The first look after a start comes within this time: a fleet that starts together does not ask
@@ -160,14 +161,18 @@ impl Running {
     async fn run(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<Answer>)>) {
         let mut next = Instant::now() + self.first_wait();
         let mut passed = Instant::now();
+        let mut files = self.watch();
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {
+                    // Anew, and before the look: the folder may be another one under the same name.
+                    files = self.watch();
                     let changing = cut::operation("feed");
                     let result = self.look().await;
                     drop(changing);
                     next = Instant::now() + self.note(&result);
                 }
+                () = written(&mut files) => next = Instant::now(),
                 order = orders.recv() => {
                     let Some((order, sender)) = order else { return };
                     let changing = cut::operation("feed");
@@ -190,6 +195,15 @@ impl Running {
             }
             self.tell();
         }
+    }
+
+    /// Hears changes of a mirror that is a folder. One that is not there is looked for again.
+    fn watch(&self) -> Option<Files> {
+        let files = self.config.service.files();
+        if files.is_empty() {
+            return None;
+        }
+        Files::watch(files.into_iter().collect()).ok()
     }
 
     async fn look(&mut self) -> Result<Outcome, ChangeError> {
@@ -240,8 +254,12 @@ impl Running {
         wait
     }
 
-    /// A restart does not ask again before the hour is over; a clock that went back does.
+    /// A restart does not ask again before the hour is over; a clock that went back does. A folder
+    /// may be looked at whenever.
     fn first_wait(&self) -> Duration {
+        if self.config.service.folder().is_some() {
+            return Duration::ZERO;
+        }
         let interval = self.config.interval;
         let spread = FIRST.min(interval).mul_f64(fastrand::f64());
         let checked = self.keeper.store().state().checked;

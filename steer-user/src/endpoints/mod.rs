@@ -10,6 +10,8 @@ mod change;
 mod difference;
 mod error;
 mod explanation;
+mod fetch;
+mod folder;
 #[cfg(test)]
 pub(crate) mod fuzz;
 mod guards;
@@ -17,6 +19,7 @@ mod hooks;
 mod names;
 mod ports;
 mod service;
+mod signer;
 mod snapshot;
 mod special;
 mod store;
@@ -33,11 +36,13 @@ pub use self::{
     difference::{Changed, Difference, Extent, Kind, SetDifference},
     error::{FeedError, FeedProblem, Place},
     explanation::Explanation,
+    fetch::{Access, ErrorKind, Fetched, ServiceError, Validators},
     guards::{Guards, Objection},
     hooks::Hooks,
     names::NamePattern,
     ports::{PortRange, Ports, PortsError},
-    service::{Client, ErrorKind, MICROSOFT, Service, ServiceError, Signer},
+    service::{Client, FOLDER, MICROSOFT, Service},
+    signer::Signer,
     snapshot::render as render_snapshot,
     special::{documentation, never_steered},
     store::{Deed, Entry, Header, Key, Leaving, Pinned, State, Store, StoreError, Stored, Waiting},

@@ -8,11 +8,15 @@ use std::{
 
 use serde_json::{Value, json};
 use steer_tests::{
+    lab::{Lab, LabOptions},
+    server::Site,
+    steer::{Settings, Steer},
+    traffic::{Flow, probe_all},
     unpacked,
     webservice::{Reply, WebService},
 };
 
-use super::{Alone, edited};
+use super::{Alone, edited, text};
 
 /// A key pair, in files.
 struct Signer<'a> {
@@ -139,4 +143,111 @@ fn only_what_the_signer_signed_for_a_version_is_taken_and_no_replay() {
     serve(&alone.service, three, &third, Some(&signed_third));
     alone.fine(&["update"]);
     assert_eq!(alone.version(), three);
+}
+
+/// Puts a mirror's files into its folder, as rsync does: each whole, the version last.
+fn put(folder: &Path, version: &str, list: &Value, signature: &[u8]) {
+    let said = json!({"instance": "Worldwide", "latest": version});
+    for (name, bytes) in [
+        ("endpoints/Worldwide.minisig", signature),
+        ("endpoints/Worldwide", list.to_string().as_bytes()),
+        ("version/Worldwide", said.to_string().as_bytes()),
+    ] {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let unfinished = path.with_extension("unfinished");
+        fs::write(&unfinished, bytes).unwrap();
+        fs::rename(unfinished, path).unwrap();
+    }
+}
+
+/// No server and no network: what is put into a folder is taken as soon as it is there, if it is
+/// signed, and nothing else is.
+#[test]
+fn a_signed_mirror_in_a_folder_is_followed_as_it_changes() {
+    let Some(program) = unpacked::find("usr/bin/minisign") else {
+        return;
+    };
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    let signer = Signer {
+        program,
+        folder: keys.path(),
+        name: "ours",
+    };
+    let key = signer.make();
+    let mirror = lab.directory().join("mirror");
+    let version = |number: u8| format!("20270101{number:02}");
+    let prefix = |number: u8| format!("150.171.{}.0/24", 100 + number);
+    let signed = |number: u8| {
+        let list = edited(&[&prefix(number)], &[]);
+        let signature = signer.sign(&list, &format!("Worldwide {}", version(number)), &[]);
+        (list, signature)
+    };
+    let (list, signature) = signed(0);
+    put(&mirror, &version(0), &list, &signature);
+    let settings = Settings {
+        more: format!(
+            "[feed]\nurl = \"file://{}\"\nupdate = \"automatic\"\nremoval_delay = \"0s\"\n\
+             public_key = \"{key}\"\n",
+            mirror.display()
+        ),
+        ..Settings::default()
+    };
+    // Nobody asks for anything below, and the next look by itself is an hour away.
+    let steer = Steer::start(&lab, &settings).unwrap();
+    let in_use = |number: u8| {
+        let wanted = version(number);
+        steer
+            .wait_for("the version is in use", |status| {
+                status["feed"]["version"] == wanted
+            })
+            .unwrap();
+        let flow = |number: u8| Flow::tcp([150, 171, 100 + number, 9].into(), 443);
+        let flows = [flow(number), flow(number + 1)];
+        let sites = probe_all(&lab.client, &flows).unwrap();
+        assert_eq!([sites[0].site, sites[1].site], [Site::Near, Site::Far]);
+    };
+    in_use(0);
+    let mut number = 0;
+    let (other, by_ours) = (signed(20).0, signed(21).1);
+    for (list, signature, why) in [
+        (&other, &b"no signature"[..], "is not signed by"),
+        (&other, &by_ours, "is not signed by"),
+        (&list, &signature, "it was signed as"),
+        (&other, &[b'x'; 5000], "more than 4096 bytes"),
+    ] {
+        put(&mirror, &version(number + 1), list, signature);
+        let refused = |status: &Value| {
+            let error = status["feed"]["update"]["error"].as_str();
+            error.is_some_and(|error| error.contains(why))
+        };
+        steer.wait_for(why, refused).unwrap();
+        in_use(number);
+        number += 1;
+        let (list, signature) = signed(number);
+        put(&mirror, &version(number), &list, &signature);
+        in_use(number);
+    }
+    // What is no file is not waited for.
+    let list = mirror.join("endpoints/Worldwide");
+    fs::remove_file(&list).unwrap();
+    let made = Command::new("mkfifo").arg(&list).status().unwrap();
+    assert!(made.success());
+    let update = || steer.command(&["endpoints", "update"]).unwrap();
+    put_version(&mirror, &version(number + 1));
+    assert!(text(&update()).contains("is no file"), "{}", steer.log());
+    fs::remove_dir_all(&mirror).unwrap();
+    assert!(text(&update()).contains("bring the mirror's folder"));
+    in_use(number);
+    number += 1;
+    let (list, signature) = signed(number);
+    put(&mirror, &version(number), &list, &signature);
+    assert!(update().status.success(), "{}", steer.log());
+    in_use(number);
+}
+
+fn put_version(mirror: &Path, version: &str) {
+    let said = json!({"instance": "Worldwide", "latest": version});
+    fs::write(mirror.join("version/Worldwide"), said.to_string()).unwrap();
 }
