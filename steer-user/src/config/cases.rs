@@ -11,6 +11,7 @@ pub type Case = (&'static str, String, &'static str, [&'static str; 2]);
 /// Every bad configuration of one mistake.
 pub fn bad() -> Vec<Case> {
     let mut cases = bad_values();
+    cases.extend(bad_feeds());
     cases.extend(bad_names());
     cases.extend(bad_shapes());
     cases
@@ -51,9 +52,8 @@ fn bad_names() -> Vec<Case> {
 }
 
 #[rustfmt::skip] // one case, one line
-fn bad_values() -> Vec<Case> {
+fn bad_feeds() -> Vec<Case> {
     vec![
-        ("mode", top(r#"mode = @"tunnel""#), "mode", ["\"tunnel\" is not one of mark, redirect", "choose one of them"]),
         ("instance", top("[feed]\ninstance = @\"germany\""), "feed.instance", ["not one of worldwide, china, usgovdod, usgovgcchigh", "choose one of them"]),
         ("instance without a list", top("[feed]\ninstance = @\"china\""), "feed.instance", ["the built-in snapshot is Worldwide's, not China's", "feed.file"]),
         ("empty file", top("[feed]\nfile = @\"\""), "feed.file", ["is empty", "built-in snapshot"]),
@@ -66,6 +66,13 @@ fn bad_values() -> Vec<Case> {
         ("an unsigned folder", top("[feed]\nurl = @\"file:///var/lib/m365\""), "feed.url", ["only believed when it is signed", "public_key"]),
         ("no folder", top("[feed]\nurl = @\"file://m365\"\npublic_key = \"RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9\""), "feed.url", ["no folder's address", "file:///var/lib/m365"]),
         ("a signer without a mirror", top("[feed]\npublic_key = @\"RWQzV9Hq6gyifvsAksgXXZrSDGvtSp4HX+1MH890gpRXncHyApymYeU9\""), "feed.public_key", ["Microsoft signs no lists", "name the mirror"]),
+    ]
+}
+
+#[rustfmt::skip] // one case, one line
+fn bad_values() -> Vec<Case> {
+    vec![
+        ("mode", top(r#"mode = @"tunnel""#), "mode", ["\"tunnel\" is not one of mark, redirect", "choose one of them"]),
         ("tenant", top("[feed]\ntenant = @\"contoso.onmicrosoft.com\""), "feed.tenant", ["is no tenant", "before .onmicrosoft.com"]),
         ("category", top("[select]\ncategories = [\"allow\", @\"best\"]"), "select.categories[1]", ["\"best\" is not one of optimize, allow, default", "correct the spelling"]),
         ("category twice", top("[select]\ncategories = [\"allow\", @\"Allow\"]"), "select.categories[1]", ["is there twice", "write it once"]),
