@@ -170,18 +170,18 @@ fn a_signed_mirror_in_a_folder_is_followed_as_it_changes() {
     };
     let lab = Lab::start(LabOptions::default()).unwrap();
     let keys = tempfile::tempdir().unwrap();
-    let signer = Signer {
+    let ours = Signer {
         program,
         folder: keys.path(),
         name: "ours",
     };
-    let key = signer.make();
+    let public = ours.make();
     let mirror = lab.directory().join("mirror");
     let version = |number: u8| format!("20270101{number:02}");
     let prefix = |number: u8| format!("150.171.{}.0/24", 100 + number);
     let signed = |number: u8| {
         let list = edited(&[&prefix(number)], &[]);
-        let signature = signer.sign(&list, &format!("Worldwide {}", version(number)), &[]);
+        let signature = ours.sign(&list, &format!("Worldwide {}", version(number)), &[]);
         (list, signature)
     };
     let (list, signature) = signed(0);
@@ -189,7 +189,7 @@ fn a_signed_mirror_in_a_folder_is_followed_as_it_changes() {
     let settings = Settings {
         more: format!(
             "[feed]\nurl = \"file://{}\"\nupdate = \"automatic\"\nremoval_delay = \"0s\"\n\
-             public_key = \"{key}\"\n",
+             public_key = \"{public}\"\n",
             mirror.display()
         ),
         ..Settings::default()
