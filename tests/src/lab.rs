@@ -332,6 +332,26 @@ impl Lab {
         Ok(())
     }
 
+    /// From now on the ISP drops all that it would forward from and to these links, which stay up;
+    /// others it forwards again. It brings what is for a public LAN by the first link that is left.
+    pub fn black_hole(&self, breakouts: &[Breakout]) -> Result<()> {
+        let mut table = String::from("table inet hole { }\ndelete table inet hole\n");
+        if !breakouts.is_empty() {
+            let links: Vec<_> = breakouts.iter().map(|it| it.isp_interface).collect();
+            let links = links.join(", ");
+            write!(
+                table,
+                "table inet hole {{ chain forward {{ type filter hook forward priority 0;\n\
+                 iifname {{ {links} }} drop\noifname {{ {links} }} drop\n}}\n}}\n"
+            )?;
+        }
+        let left = |link: &&Breakout| !breakouts.iter().any(|it| it.interface == link.interface);
+        if let Some(left) = self.breakouts().iter().find(left) {
+            self.isp.ip(&self.isp_routes(left))?;
+        }
+        self.isp.nft(&table)
+    }
+
     fn isp_routes(&self, breakout: &Breakout) -> String {
         isp_routes(self.options.lan, breakout)
     }

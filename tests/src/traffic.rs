@@ -179,6 +179,10 @@ struct Open {
     local: SocketAddr,
     channel: Channel,
     received: Vec<u8>,
+    /// Bytes that a message of TCP carries there and back.
+    load: usize,
+    /// The next message of TCP that must be answered.
+    next: u64,
 }
 
 enum Channel {
@@ -230,6 +234,8 @@ impl Open {
             local,
             channel,
             received: vec![],
+            load: 0,
+            next: 0,
         })
     }
 
@@ -241,7 +247,7 @@ impl Open {
     }
 
     fn send(&mut self, number: u64) -> std::io::Result<()> {
-        let request = request(self.flow, number);
+        let request = request(self.flow, number, self.load);
         match &mut self.channel {
             Channel::Tcp(stream) => stream.write_all(&request),
             Channel::Udp(socket) => socket.send(&request).map(drop),
@@ -278,12 +284,25 @@ impl Open {
             let line: Vec<u8> = self.received.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
             if let Some((site, source, token)) = parse_answer(&line)
-                && let Ok(number) = token.parse()
+                && let Some(number) = token.split(':').next().and_then(|it| it.parse().ok())
             {
+                if self.flow.protocol == Protocol::Tcp {
+                    self.check(number, token)?;
+                }
                 answers.push((site, source, number));
             }
         }
         Ok(answers)
+    }
+
+    /// A stream comes back whole: every message, in order, with the bytes that were sent.
+    fn check(&mut self, number: u64, token: &str) -> std::io::Result<()> {
+        if number != self.next || token != self::token(number, self.load) {
+            let what = format!("message {} came back as {token:.40}", self.next);
+            return Err(std::io::Error::new(ErrorKind::InvalidData, what));
+        }
+        self.next += 1;
+        Ok(())
     }
 
     fn exchange(&mut self, number: u64, deadline: Instant) -> Result<Answer> {
@@ -324,9 +343,9 @@ impl Open {
 }
 
 /// A message as the protocol's first bytes would look, then `#number`.
-fn request(flow: Flow, number: u64) -> Vec<u8> {
+fn request(flow: Flow, number: u64, load: usize) -> Vec<u8> {
     let mut bytes = match (flow.protocol, flow.port) {
-        (Protocol::Tcp, _) => return format!("hello #{number}\n").into_bytes(),
+        (Protocol::Tcp, _) => return format!("hello #{}\n", token(number, load)).into_bytes(),
         // QUIC version 1: an Initial with its long header, padded to 1,200 bytes (RFC 9000, 14.1),
         // then short headers.
         (Protocol::Udp, 443) if number == 0 => {
@@ -345,6 +364,20 @@ fn request(flow: Flow, number: u64) -> Vec<u8> {
     };
     bytes.extend_from_slice(format!("#{number}").as_bytes());
     bytes
+}
+
+/// What is sent back of a message of TCP: its number, and bytes that no other message has.
+fn token(number: u64, load: usize) -> String {
+    let mut token = number.to_string();
+    if load > 0 {
+        token.push(':');
+        let mut words = number;
+        while token.len() < load {
+            words = words.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
+            token += &words.to_string();
+        }
+    }
+    token
 }
 
 /// What happened to one long-lived flow so far.
@@ -386,9 +419,23 @@ pub struct Fleet {
 impl Fleet {
     /// Opens all flows (TCP: connects) and starts to send.
     pub fn open(client: &Namespace, flows: &[Flow], period: Duration) -> Result<Self> {
+        Self::transfer(client, flows, period, 0)
+    }
+
+    /// The same with long transfers: each message of TCP carries a load of bytes that must come
+    /// back as they were sent, and follows once the one before has come back.
+    pub fn transfer(
+        client: &Namespace,
+        flows: &[Flow],
+        period: Duration,
+        load: usize,
+    ) -> Result<Self> {
         let open: Vec<Open> = flows
             .iter()
-            .map(|flow| Open::new(*flow, client))
+            .map(|flow| {
+                let open = Open::new(*flow, client)?;
+                Ok(Open { load, ..open })
+            })
             .collect::<Result<_>>()?;
         let records = open.iter().map(|open| Record {
             flow: open.flow,
@@ -500,7 +547,10 @@ fn sail(mut open: Vec<Open>, records: &Mutex<Vec<Record>>, stop: &AtomicBool, pe
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         for ((open, record), due) in open.iter_mut().zip(lock(records).iter_mut()).zip(&mut due) {
-            if now >= *due && record.broken.is_none() {
+            let busy = open.load > 0
+                && record.flow.protocol == Protocol::Tcp
+                && record.answered < record.sent;
+            if now >= *due && record.broken.is_none() && !busy {
                 *due = now + period;
                 note(record, open.send(record.sent));
                 record.sent += 1;
@@ -599,17 +649,17 @@ mod tests {
     #[test]
     fn requests_look_like_their_protocols_and_end_with_the_token() {
         let to = "52.112.0.9".parse().unwrap();
-        let initial = request(Flow::udp(to, 443), 0);
+        let initial = request(Flow::udp(to, 443), 0, 0);
         assert_eq!(initial[0] & 0xf0, 0xc0, "QUIC long header, Initial");
         assert!(initial.ends_with(b"#0"));
         assert_eq!(
-            request(Flow::udp(to, 443), 7)[0] & 0xc0,
+            request(Flow::udp(to, 443), 7, 0)[0] & 0xc0,
             0x40,
             "QUIC short header"
         );
-        let stun = request(Flow::udp(to, 3478), 12);
+        let stun = request(Flow::udp(to, 3478), 12, 0);
         assert_eq!(stun[4..8], [0x21, 0x12, 0xa4, 0x42], "magic cookie");
         assert!(stun.ends_with(b"#12"));
-        assert_eq!(request(Flow::tcp(to, 443), 3), b"hello #3\n");
+        assert_eq!(request(Flow::tcp(to, 443), 3, 0), b"hello #3\n");
     }
 }

@@ -28,7 +28,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     namespace::Namespace,
-    traffic::{Answer, Protocol},
+    traffic::{Answer, Flow, Protocol, Record},
 };
 
 /// TCP flags as in the header's byte.
@@ -426,14 +426,17 @@ impl Wire {
     /// Packets of a flow that left here: same destination, protocol and port, and the client's
     /// source port, which translation keeps unless two clients chose the same one.
     pub fn carried(&self, answer: &Answer) -> usize {
-        let flow = answer.flow;
+        let ports = [answer.local.port(), answer.seen_source.port()];
+        self.carried_from(answer.flow, &ports)
+    }
+
+    fn carried_from(&self, flow: Flow, ports: &[u16]) -> usize {
         let wanted = SocketAddr::new(flow.destination, flow.port);
         self.outbound()
             .filter(|packet| {
                 packet.destination == wanted
                     && packet.protocol == flow.protocol.number()
-                    && [answer.local.port(), answer.seen_source.port()]
-                        .contains(&packet.source.port())
+                    && ports.contains(&packet.source.port())
             })
             .count()
     }
@@ -456,13 +459,24 @@ impl Wires {
 
     /// The way a flow took, by its packets.
     pub fn path_of(&self, answer: &Answer) -> Path {
-        let mut path = if self.backbone.carried(answer) > 0 {
+        self.path(|wire| wire.carried(answer) > 0)
+    }
+
+    /// The way that a long-lived flow took, by its packets.
+    pub fn path_of_record(&self, record: &Record) -> Path {
+        let sources = record.sources.iter().map(SocketAddr::port);
+        let ports: Vec<_> = sources.chain([record.local.port()]).collect();
+        self.path(|wire| wire.carried_from(record.flow, &ports) > 0)
+    }
+
+    fn path(&self, carries: impl Fn(&Wire) -> bool) -> Path {
+        let mut path = if carries(&self.backbone) {
             Path::Backbone
         } else {
             Path::Nowhere
         };
         for (number, wire) in (1..).zip(&self.breakouts) {
-            if wire.carried(answer) > 0 {
+            if carries(wire) {
                 path = if path == Path::Nowhere {
                     Path::Breakout(number)
                 } else {

@@ -92,20 +92,6 @@ fn until_all_go(lab: &Lab, site: Site, what: &str) {
     }
 }
 
-/// Takes what the office's Internet provider forwards for one link, or gives it back.
-fn black_hole(lab: &Lab, breakout: usize, begins: bool) {
-    let wan = lab.breakouts()[breakout].isp_interface;
-    let text = if begins {
-        format!(
-            "table inet outage {{ chain forward {{ type filter hook forward priority 0; \
-             iifname \"{wan}\" drop; oifname \"{wan}\" drop\n}}\n}}"
-        )
-    } else {
-        "delete table inet outage".into()
-    };
-    lab.isp.nft(&text).unwrap();
-}
-
 /// Another owner's choice of reverse path filter, for all interfaces.
 fn filter_reverse_path(lab: &Lab, strictness: u32) {
     for interface in ["all", "default", "lan0", "bb0", "brk0"] {
@@ -129,10 +115,10 @@ fn outages_without_a_controller(strictness: u32) {
     lab.cable(&breakout, true).unwrap();
     until_all_go(&lab, Site::Near, "cable in");
 
-    black_hole(&lab, 0, true);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     until_all_go(&lab, Site::Far, "black hole");
     assert_eq!(first(&steer)["down"], true);
-    black_hole(&lab, 0, false);
+    lab.black_hole(&[]).unwrap();
     until_all_go(&lab, Site::Near, "black hole over");
     assert_eq!(first(&steer)["down"], false);
     assert_ne!(first(&steer)["openings"], 0);
@@ -181,7 +167,7 @@ fn the_next_breakout_is_taken_before_the_backbone() {
     let lab = office(Mode::Mark, 2);
     let mut steer = steer(&lab, Mode::Mark);
     kill(&mut steer);
-    black_hole(&lab, 0, true);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     let all_go_by = |path| {
         let started = Instant::now();
         loop {
@@ -198,7 +184,7 @@ fn the_next_breakout_is_taken_before_the_backbone() {
         }
     };
     all_go_by(Path::Breakout(2));
-    black_hole(&lab, 0, false);
+    lab.black_hole(&[]).unwrap();
     all_go_by(Path::BREAKOUT);
     steer.detach().unwrap();
 }
@@ -208,9 +194,9 @@ fn a_black_hole_is_left_in_redirect_mode_too() {
     let lab = office(Mode::Redirect, 1);
     let mut steer = steer(&lab, Mode::Redirect);
     kill(&mut steer);
-    black_hole(&lab, 0, true);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     until_all_go(&lab, Site::Far, "black hole");
-    black_hole(&lab, 0, false);
+    lab.black_hole(&[]).unwrap();
     until_all_go(&lab, Site::Near, "black hole over");
     steer.detach().unwrap();
 }
@@ -220,9 +206,9 @@ fn a_new_controller_takes_over_from_the_dead_man() {
     let lab = office(Mode::Mark, 1);
     let mut steer = steer(&lab, Mode::Mark);
     kill(&mut steer);
-    black_hole(&lab, 0, true);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     until_all_go(&lab, Site::Far, "black hole");
-    black_hole(&lab, 0, false);
+    lab.black_hole(&[]).unwrap();
     steer.run().unwrap();
     steer.wait_until_steering(PATIENCE).unwrap();
     assert_eq!(steer.status().unwrap()["dead_man"]["acts"], false);

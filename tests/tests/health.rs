@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use steer_tests::{
-    lab::{Breakout, Lab, LabOptions, LanKind},
+    lab::{Lab, LabOptions, LanKind},
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -56,21 +56,6 @@ fn start<'lab>(lab: &'lab Lab, health: &str) -> Steer<'lab> {
     Steer::start(lab, &settings).unwrap()
 }
 
-/// The provider drops everything of this link, and the link stays up.
-fn black_hole(lab: &Lab, breakout: &Breakout) {
-    let link = breakout.isp_interface;
-    lab.isp
-        .nft(&format!(
-            "table inet hole {{ chain forward {{ type filter hook forward priority 0; \
-             iifname {link} drop; oifname {link} drop; }}; }}"
-        ))
-        .unwrap();
-}
-
-fn fill_the_hole(lab: &Lab) {
-    lab.isp.nft("delete table inet hole").unwrap();
-}
-
 /// Waits until the breakout of this index is in this state, and returns what is said of it.
 fn wait_for(steer: &Steer<'_>, index: usize, state: &str) -> Value {
     let what = format!("breakout {index} is {state}");
@@ -107,7 +92,7 @@ fn a_black_hole_sends_new_flows_the_next_way_and_its_return_moves_none_back() {
     let before = Fleet::open(&lab.client, &flows(4, 4), PERIOD).unwrap();
     before.wait_for_answers(PATIENCE).unwrap();
 
-    black_hole(&lab, first);
+    lab.black_hole(&[*first]).unwrap();
     let said = wait_for(&steer, 0, "down");
     let reason = said["reason"].as_str().unwrap();
     assert!(
@@ -118,7 +103,7 @@ fn a_black_hole_sends_new_flows_the_next_way_and_its_return_moves_none_back() {
     let during = Fleet::open(&lab.client, &flows(4, 4), PERIOD).unwrap();
     during.wait_for_answers(PATIENCE).unwrap();
 
-    fill_the_hole(&lab);
+    lab.black_hole(&[]).unwrap();
     wait_for(&steer, 0, "up");
     assert_new_flows_take(&lab, Path::BREAKOUT);
     // Those of the dead path lived through it, and those that began elsewhere stay there.
@@ -144,7 +129,7 @@ fn with_reset_exactly_the_flows_of_the_dead_path_end_and_are_counted() {
         fleet.wait_for_answers(PATIENCE).unwrap();
     }
 
-    black_hole(&lab, &lab.breakouts()[0]);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     let said = wait_for(&steer, 0, "down");
     assert_eq!(said["flows_reset"], 10, "{said:#}");
     assert!(
@@ -340,7 +325,7 @@ fn a_restarted_controller_takes_the_path_as_it_was() {
 
     // A path that died while nobody looked is found out.
     steer.kill().unwrap();
-    black_hole(&lab, &lab.breakouts()[0]);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     steer.run().unwrap();
     steer.wait_until_steering(PATIENCE).unwrap();
     wait_for(&steer, 0, "down");
@@ -358,7 +343,7 @@ fn a_breakout_that_is_held_keeps_new_flows_from_the_backbone() {
     fs::write(steer.config(), held).unwrap();
     let reload = steer.command(&["reload"]).unwrap();
     assert!(reload.status.success(), "{reload:?}");
-    black_hole(&lab, &lab.breakouts()[0]);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     wait_for(&steer, 0, "down");
     let captures = lab.capture().unwrap();
     let flow = Flow::udp("52.96.9.9".parse().unwrap(), 443);
@@ -385,10 +370,10 @@ fn redirect_mode_leaves_a_black_hole_and_returns_to_the_path() {
     };
     let steer = Steer::start(&lab, &settings).unwrap();
     assert_new_flows_take(&lab, Path::BREAKOUT);
-    black_hole(&lab, &lab.breakouts()[0]);
+    lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     wait_for(&steer, 0, "down");
     assert_new_flows_take(&lab, Path::Backbone);
-    fill_the_hole(&lab);
+    lab.black_hole(&[]).unwrap();
     wait_for(&steer, 0, "up");
     assert_new_flows_take(&lab, Path::BREAKOUT);
     steer.detach().unwrap();
