@@ -11,6 +11,7 @@ pub mod datapath;
 pub mod doctor;
 pub mod endpoints;
 pub mod export;
+pub mod forwarder;
 pub mod init;
 pub mod paths;
 pub mod policy;

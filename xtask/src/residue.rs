@@ -49,13 +49,13 @@ pub fn find(root: &Root) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Rule preferences 597 to 615 are steer's.
+/// Rule preferences 595 to 615 are steer's.
 fn is_our_rule(rule: &str) -> bool {
     let pref = rule
         .split(':')
         .next()
         .and_then(|pref| pref.parse::<u32>().ok());
-    pref.is_some_and(|pref| (597..=615).contains(&pref))
+    pref.is_some_and(|pref| (595..=615).contains(&pref))
 }
 
 fn processes() -> Result<Vec<String>> {

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     BreakoutStatus, Command, DeadManBreakout, DeadManStatus, DnsStatus, LanStatus, NftStatus,
-    PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, server::ask,
+    PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, TcpQueryStatus, server::ask,
 };
 use crate::endpoints::Report;
 
@@ -517,12 +517,43 @@ impl Families<'_> {
         )
     }
 
+    fn tcp_queries(&mut self, tcp: Option<&TcpQueryStatus>) -> fmt::Result {
+        let tcp_queries = tcp.iter().flat_map(|it| {
+            [
+                ("near", it.near),
+                ("fell-back", it.fell_back),
+                ("passed", it.passed),
+            ]
+            .map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count))
+        });
+        self.counter(
+            "dns_tcp_queries",
+            "What became of queries over TCP",
+            None,
+            tcp_queries,
+        )?;
+        let connections = tcp.iter().flat_map(|it| {
+            [
+                ("read", it.connections - it.turned_away),
+                ("turned-away", it.turned_away),
+            ]
+            .map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count))
+        });
+        self.counter(
+            "dns_tcp_connections",
+            "Connections of clients with queries",
+            None,
+            connections,
+        )
+    }
+
     fn dns(&mut self, dns: &DnsStatus) -> fmt::Result {
         let DnsStatus {
             names,
             learned,
             resolvers,
             events,
+            tcp,
         } = dns;
         for (name, help, value) in [
             (
@@ -547,6 +578,7 @@ impl Families<'_> {
             None,
             events,
         )?;
+        self.tcp_queries(tcp.as_ref())?;
         let resolvers = || {
             let labels = |it: &ResolverStatus| {
                 let (breakout, address) = (it.breakout.clone(), it.address.clone());
@@ -690,6 +722,13 @@ mod tests {
                 mean_us: Some(1500),
             }],
             events: [("rewritten".to_owned(), 19)].into(),
+            tcp: Some(TcpQueryStatus {
+                connections: 30,
+                near: 31,
+                fell_back: 32,
+                passed: 33,
+                turned_away: 4,
+            }),
         }
     }
 
@@ -865,6 +904,26 @@ mod tests {
         let expected: BTreeMap<String, String> = [
             ("steer_dns_names".to_owned(), 13),
             ("steer_dns_learned_addresses".to_owned(), 14),
+            (
+                r#"steer_dns_tcp_connections_total{outcome="read"}"#.to_owned(),
+                26,
+            ),
+            (
+                r#"steer_dns_tcp_connections_total{outcome="turned-away"}"#.to_owned(),
+                4,
+            ),
+            (
+                r#"steer_dns_tcp_queries_total{outcome="near"}"#.to_owned(),
+                31,
+            ),
+            (
+                r#"steer_dns_tcp_queries_total{outcome="fell-back"}"#.to_owned(),
+                32,
+            ),
+            (
+                r#"steer_dns_tcp_queries_total{outcome="passed"}"#.to_owned(),
+                33,
+            ),
             (
                 r#"steer_dns_events_total{event="rewritten"}"#.to_owned(),
                 19,

@@ -20,6 +20,7 @@ pub use server::{Command, Server, serve};
 pub use status::{
     BreakoutStatus, ClassCounter, DeadManBreakout, DeadManStatus, DnsStatus, FeedStatus, LanStatus,
     NftStatus, PathHealth, PlanStatus, ProbeStatus, ResolverStatus, Status, SteeringState,
+    TcpQueryStatus,
 };
 
 use serde::{Deserialize, Serialize};

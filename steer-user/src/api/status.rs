@@ -233,6 +233,43 @@ pub struct DnsStatus {
     pub resolvers: Vec<ResolverStatus>,
     /// What became of queries and answers, counted by event.
     pub events: BTreeMap<String, u64>,
+    /// Queries over TCP; none where they are not read.
+    #[serde(default)]
+    pub tcp: Option<TcpQueryStatus>,
+}
+
+/// Queries over TCP, since the controller's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpQueryStatus {
+    /// Connections of clients that were read.
+    pub connections: u64,
+    /// Queries that a breakout's resolver answered.
+    pub near: u64,
+    /// Queries that it left unanswered or failed, and that went where the client sent them.
+    pub fell_back: u64,
+    /// Other messages, which went where the client sent them.
+    pub passed: u64,
+    /// Connections of clients with too many at a time, which were closed.
+    pub turned_away: u64,
+}
+
+impl From<crate::forwarder::Count> for TcpQueryStatus {
+    fn from(count: crate::forwarder::Count) -> Self {
+        let crate::forwarder::Count {
+            connections,
+            near,
+            fell_back,
+            passed,
+            turned_away,
+        } = count;
+        Self {
+            connections,
+            near,
+            fell_back,
+            passed,
+            turned_away,
+        }
+    }
 }
 
 /// A resolver of a breakout.

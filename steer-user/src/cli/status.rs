@@ -164,6 +164,13 @@ fn dns(out: &mut String, status: &Status) -> std::fmt::Result {
             it.failures, it.unanswered
         )?;
     }
+    if let Some(tcp) = &dns.tcp {
+        writeln!(
+            out,
+            "  over TCP: {} connections; {} queries answered near, {} fell back, {} messages passed",
+            tcp.connections, tcp.near, tcp.fell_back, tcp.passed
+        )?;
+    }
     Ok(())
 }
 

@@ -40,6 +40,8 @@ fn bad_names() -> Vec<Case> {
     vec![
         ("resolver by name", last("resolvers = [@\"dns.example\"]"), "breakout[0].resolvers[0]", ["is no address", "192.0.2.53"]),
         ("resolver that cannot be one", last("resolvers = [@\"127.0.0.53\"]"), "breakout[0].resolvers[0]", ["cannot be a resolver", "provider's resolver"]),
+        ("TCP queries in redirect mode", format!("mode = \"redirect\"\n{}", last("[dns]\ntcp = @\"forward\"")), "dns.tcp", ["mark mode only", "write \"pass\""]),
+        ("unknown way for TCP queries", last("[dns]\ntcp = @\"proxy\""), "dns.tcp", ["pass, forward", "leave the key out"]),
         ("public resolver by name", last("[dns]\npublic = [@\"dns.example\"]"), "dns.public[0]", ["is no address", "192.0.2.53"]),
         ("public resolvers of a link", last("[dns]\npublic = [@\"link\"]"), "dns.public[0]", ["is no address", "for a breakout's"]),
         ("resolvers of the link twice", last("resolvers = [\"link\", @\"link\"]"), "breakout[0].resolvers[1]", ["is there twice", "write it once"]),

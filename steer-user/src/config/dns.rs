@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use steer_common::names::Pattern;
 
-use super::{Breakout, checker::Checker, defaults, schema::RawDns, values::Text};
+use super::{Breakout, Mode, checker::Checker, defaults, schema::RawDns, values::Text};
 
 /// The most resolvers of a breakout: 15 breakouts share the kernel's 63 places.
 const MAX_RESOLVERS: usize = 4;
@@ -20,9 +20,21 @@ pub enum ResolverChoice {
     Link,
 }
 
+/// What becomes of queries over TCP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TcpQueries {
+    /// They go where clients send them.
+    #[default]
+    Pass,
+    /// steer reads them, and sends those for names of the plan to the resolvers of their breakout.
+    Forward,
+}
+
 /// How queries are asked, whatever the names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DnsConfig {
+    /// What becomes of queries over TCP.
+    pub tcp: TcpQueries,
     /// Public resolvers near the office: the last choice of every breakout that has resolvers.
     pub public: Vec<IpAddr>,
 }
@@ -65,8 +77,19 @@ impl Checker<'_> {
         })
     }
 
-    pub(super) fn dns(&mut self, public: Vec<Text>) -> DnsConfig {
+    pub(super) fn dns(&mut self, mode: Mode, tcp: Option<Text>, public: Vec<Text>) -> DnsConfig {
+        let span = tcp.as_ref().map(Text::span);
+        let words = [("pass", TcpQueries::Pass), ("forward", TcpQueries::Forward)];
+        let tcp = self.one_of(tcp, &words, TcpQueries::default());
+        if let (Some(span), Mode::Redirect, TcpQueries::Forward) = (span, mode, tcp) {
+            self.wrong(
+                span,
+                "queries over TCP are read in mark mode only: nftables hands them over",
+                "write \"pass\", or leave the key out",
+            );
+        }
         DnsConfig {
+            tcp,
             public: self.few(public, "public resolvers", Self::resolver),
         }
     }

@@ -29,7 +29,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
-    dns::{DnsConfig, NameSelection, ResolverChoice},
+    dns::{DnsConfig, NameSelection, ResolverChoice, TcpQueries},
     error::{ConfigError, ConfigProblem},
     feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
@@ -246,6 +246,11 @@ impl Config {
             .map_err(|error| vec![ConfigProblem::of_the_syntax(text, &error)])
             .and_then(|raw| validate::config(text, raw))
             .map_err(|problems| ConfigError::new(name, problems))
+    }
+
+    /// Whether queries over TCP are read and forwarded.
+    pub fn forwards_queries(&self) -> bool {
+        self.dns.tcp == TcpQueries::Forward && self.select.names.steer && self.mode == Mode::Mark
     }
 
     /// The breakout with this path id.

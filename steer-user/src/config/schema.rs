@@ -122,6 +122,7 @@ pub(super) struct RawDns {
     pub learn: Option<bool>,
     #[serde(default)]
     pub exclude: Vec<Text>,
+    pub tcp: Option<Text>,
     #[serde(default)]
     pub public: Vec<Text>,
 }

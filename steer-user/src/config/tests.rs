@@ -89,6 +89,7 @@ queries = "steer"
 learn = false
 exclude = ["*.corp.example.com"]
 public = ["9.9.9.9", "2620:fe::fe"]
+tcp = "pass"
 [metrics]
 listen = "192.0.2.7:9365"
 allow_remote = true
@@ -357,6 +358,7 @@ fn every_key_arrives() {
             trust: Some("/t.pem".into()),
         },
         dns: DnsConfig {
+            tcp: TcpQueries::Pass,
             public: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
         },
         metrics: MetricsConfig {
@@ -476,4 +478,18 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn queries_over_tcp_are_read_where_queries_are_steered_at_all() {
+    let config = |resolvers: &str, tcp: &str| {
+        let text = format!(
+            "[[lan]]\ninterface = \"lan0\"\n[[breakout]]\nname = \"fiber\"\ninterface = \"brk0\"\n\
+             resolvers = [{resolvers}]\n[dns]\n{tcp}\n"
+        );
+        Config::parse("test", &text).unwrap()
+    };
+    assert!(config("\"link\"", "tcp = \"forward\"").forwards_queries());
+    assert!(!config("\"link\"", "").forwards_queries());
+    assert!(!config("", "tcp = \"forward\"").forwards_queries());
 }

@@ -31,8 +31,9 @@ const _: () = assert!(MAX_PATH_ID as usize == MAX_BREAKOUTS);
 const MAX_WATCH_PERIOD: Duration = Duration::from_hours(1);
 /// The main table.
 const MAIN: u32 = 254;
-/// The routing tables that steer makes, one for each path id.
-const OWN_TABLES: std::ops::RangeInclusive<u32> = 36501..=36515;
+/// The routing tables that steer makes, one for each path id and one for itself.
+const OWN_TABLES: std::ops::RangeInclusive<u32> = 36501..=36516;
+
 pub(super) fn config(text: &str, raw: RawConfig) -> Result<Config, Vec<ConfigProblem>> {
     let mut checker = Checker::new(text);
     let config = checker.config(raw);
@@ -74,7 +75,11 @@ impl Checker<'_> {
             .collect();
 
         let mut raw_dns = raw.dns;
-        let dns = self.dns(std::mem::take(&mut raw_dns.public));
+        let dns = self.dns(
+            mode,
+            raw_dns.tcp.take(),
+            std::mem::take(&mut raw_dns.public),
+        );
         select.names = self.names(raw_dns, &breakouts);
         self.lans_are_distinct(&lans, &spans);
         self.breakouts_are_distinct(&breakouts, &named);

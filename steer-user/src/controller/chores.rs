@@ -92,6 +92,7 @@ impl Controller {
         let feed = self.plan.feed().clone();
         let plan = compile(&feed, &self.config, view, self.registry.get_mut())?;
         self.publish(plan)?;
+        self.forward_queries();
         info!(
             "the router's or the clients' addresses changed: generation {}",
             self.generation

@@ -20,7 +20,9 @@ use crate::{
     api::{DnsStatus, ResolverStatus},
     config::Config,
     datapath::{DatapathError, Dns, DnsMaps, LogLevel, PinDir, monotonic_ns},
+    forwarder::{Forwarder, Knowledge},
     policy::Plan,
+    system::nft::{self, QUERIES_TO},
 };
 
 /// After this long a resolver that was taken for dead gets another chance.
@@ -37,7 +39,22 @@ pub(super) struct Steering {
     resolvers: Vec<Known>,
     choice: Choice,
     trouble: Option<String>,
+    forwarding: Forwarding,
 }
+
+/// The forwarder of queries over TCP, if there is one.
+#[derive(Default)]
+struct Forwarding {
+    forwarder: Option<Forwarder>,
+    trouble: Option<String>,
+    /// Connections that nftables handed over, and that arrived, when the latter last grew; and
+    /// whether there were many more of the former a sweep ago.
+    seen: (u64, u64),
+    suspicious: bool,
+}
+
+/// So many connections are handed over and none arrives: something else drops them.
+const LOST: u64 = 3;
 
 /// A resolver of a breakout, and its place in the kernel.
 struct Known {
@@ -60,6 +77,62 @@ impl Controller {
                 warn!("{error}");
             }
             self.dns.dns = None;
+        }
+        self.forward_queries();
+    }
+
+    /// Has queries over TCP read as the configuration says, by the plan as it is now.
+    pub(super) fn forward_queries(&mut self) {
+        let forwarding = &mut self.dns.forwarding;
+        if !self.config.forwards_queries() || self.dns.dns.is_none() {
+            *forwarding = Forwarding::default();
+            return;
+        }
+        let told = Knowledge::new(&self.config, &self.plan)
+            .map_err(|error| error.to_string())
+            .and_then(|knowledge| match &forwarding.forwarder {
+                Some(forwarder) => {
+                    forwarder.know(knowledge);
+                    Ok(())
+                }
+                None => Forwarder::start(knowledge)
+                    .map(|forwarder| forwarding.forwarder = Some(forwarder))
+                    .map_err(|error| format!("{}: {error}", QUERIES_TO[0])),
+            });
+        forwarding.trouble = told.err();
+        if let Some(trouble) = &forwarding.trouble {
+            warn!("queries over TCP are not read: {trouble}. They go where clients send them");
+            forwarding.forwarder = None;
+        }
+    }
+
+    /// Sees whether what is handed to the forwarder arrives there. Where it does not, nobody listens
+    /// any more, so that it goes on as without steer.
+    pub(super) async fn check_forwarder(&mut self) {
+        let Some(forwarder) = &self.dns.forwarding.forwarder else {
+            return;
+        };
+        let handed = match nft::counters().await {
+            Ok(counters) => counters.map_or(0, |it| it.queries.packets),
+            Err(error) => return warn!("{error}"),
+        };
+        let arrived = forwarder.count().connections;
+        let forwarding = &mut self.dns.forwarding;
+        if arrived != forwarding.seen.1 || handed < forwarding.seen.0 {
+            forwarding.seen = (handed, arrived);
+            forwarding.suspicious = false;
+        } else if handed - forwarding.seen.0 < LOST {
+        } else if !forwarding.suspicious {
+            // They may be on their way still.
+            forwarding.suspicious = true;
+        } else {
+            let trouble = "connections of clients do not reach steer: let TCP port 53 from the LAN in, \
+                           whatever the destination (input, not only forward), then `steer reload`";
+            warn!("queries over TCP are not read: {trouble}. They go where clients send them");
+            *forwarding = Forwarding {
+                trouble: Some(trouble.into()),
+                ..Forwarding::default()
+            };
         }
     }
 
@@ -161,7 +234,11 @@ impl Steering {
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let trouble = self.trouble.iter();
         let trouble = trouble.map(|it| format!("queries are not steered: {it}"));
-        trouble.chain(self.choice.problems.iter().cloned())
+        let tcp = self.forwarding.trouble.iter();
+        let tcp = tcp.map(|it| format!("queries over TCP are not read: {it}"));
+        trouble
+            .chain(tcp)
+            .chain(self.choice.problems.iter().cloned())
     }
 
     pub(super) fn status(
@@ -205,6 +282,11 @@ impl Steering {
             learned: alive,
             resolvers,
             events,
+            tcp: self
+                .forwarding
+                .forwarder
+                .as_ref()
+                .map(|it| it.count().into()),
         }))
     }
 }

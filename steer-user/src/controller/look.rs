@@ -123,6 +123,7 @@ pub async fn look(
             routes: config.mark.routes,
             nat: config.mark.nat,
             marks: config.mark.bits,
+            forward_queries: config.forwards_queries(),
             ipv6: facts::ipv6_available(),
         },
         lans: Vec::new(),

@@ -58,6 +58,7 @@ fn is_needed(object: &Object, path: PathId) -> bool {
                 rule.table == path.table() || rule.priority == RulePriority::SPECIFIC
             }
             Selector::From(_) | Selector::Device(_) => rule.table == path.table(),
+            Selector::OwnMark { .. } => false,
         },
         Object::Sysctl(_) => false,
     }
@@ -75,7 +76,7 @@ mod tests {
             family: Family::V4,
             table: PathId::new(path).unwrap().table(),
             interface: InterfaceName::new("brk0").unwrap(),
-            next_hop: NextHop::Device,
+            next_hop: Some(NextHop::Device),
         })
     }
 
@@ -109,7 +110,7 @@ mod tests {
             family: Family::V4,
             table: PathId::new(1).unwrap().table(),
             interface: InterfaceName::new("brk1").unwrap(),
-            next_hop: NextHop::Device,
+            next_hop: Some(NextHop::Device),
         });
         let mut missing = Missing::default();
         let (before, now) = ([route(1)], [other]);

@@ -526,6 +526,7 @@ impl Controller {
     /// Puts back what others removed from the box.
     async fn sweep(&mut self) {
         self.keep_metrics().await;
+        self.check_forwarder().await;
         self.repair(self.objects.clone()).await;
         self.chores.objects.clone_from(&self.objects);
         match system::leftovers(&mut self.kernel, &self.objects).await {

@@ -70,6 +70,21 @@ pub struct Size {
     pub chunks: usize,
 }
 
+impl Site {
+    /// Whether an address is a client's whose traffic is steered.
+    pub fn is_client(&self, address: IpAddr) -> bool {
+        let longest = |prefixes: &[IpNet]| {
+            let holding = prefixes.iter().filter(|prefix| prefix.contains(&address));
+            holding.map(IpNet::prefix_len).max()
+        };
+        let left_out = longest(&self.left_out);
+        match &self.clients {
+            None => left_out.is_none(),
+            Some(clients) => longest(clients) > left_out,
+        }
+    }
+}
+
 impl Plan {
     /// Compiles a plan. Classes that are new are added to `registry`.
     ///

@@ -18,6 +18,11 @@ impl InterfaceName {
         })
     }
 
+    /// The router itself.
+    pub(super) fn loopback() -> Self {
+        Self("lo".to_owned())
+    }
+
     /// A name that was found wrong, for a configuration that is refused with it.
     pub(crate) fn refused(name: String) -> Self {
         Self(name)

@@ -78,6 +78,12 @@ impl Mark {
         Self(marks.wish())
     }
 
+    /// "Is for this router, whatever its destination": connections that the forwarder of queries
+    /// answers. Neither a wish nor a grant, so no other rule means it.
+    pub const fn here(marks: MarkBits) -> Self {
+        Self::kind(marks)
+    }
+
     /// "May leave by path n."
     pub const fn grant(marks: MarkBits) -> Self {
         Self(marks.grant())
@@ -128,10 +134,12 @@ impl TableId {
     pub const MAIN: Self = Self(254);
     /// Path n has the table with this number plus n.
     const PATHS: Self = Self(36500);
+    /// Everything is delivered to this router.
+    pub const HERE: Self = Self(Self::PATHS.0 + PathId::MAX as u32 + 1);
 
-    /// Whether this is one of the tables steer keeps for its paths.
+    /// Whether this is one of the tables that steer keeps.
     pub const fn is_ours(self) -> bool {
-        self.0 > Self::PATHS.0 && self.0 <= Self::PATHS.0 + PathId::MAX as u32
+        self.0 > Self::PATHS.0 && self.0 <= Self::HERE.0
     }
 }
 
@@ -149,6 +157,11 @@ impl fmt::Display for TableId {
 pub struct RulePriority(u32);
 
 impl RulePriority {
+    /// Before the next: the check of a source's way back looks as packets of the router's own do,
+    /// and with their mark (`src_valid_mark`).
+    pub const NOT_HERE: Self = Self(595);
+    /// Packets that are for this router whatever their destination.
+    pub const HERE: Self = Self(596);
     /// Before the next two: what `main` knows better than a default route wins.
     pub const LINK_SPECIFIC: Self = Self(597);
     /// The router's own packets from a breakout's address.
@@ -172,7 +185,7 @@ impl RulePriority {
 
     /// `None` unless `priority` lies in the range steer uses.
     pub const fn of_ours(priority: u32) -> Option<Self> {
-        if priority >= Self::LINK_SPECIFIC.0 && priority <= Self::SPECIFIC.0 + PathId::MAX as u32 {
+        if priority >= Self::NOT_HERE.0 && priority <= Self::SPECIFIC.0 + PathId::MAX as u32 {
             Some(Self(priority))
         } else {
             None

@@ -66,6 +66,8 @@ pub struct Wanted {
     pub nat: Owner,
     /// The bits of marks that are steer's.
     pub marks: MarkBits,
+    /// Whether the LAN's queries over TCP are for the forwarder, as long as it listens.
+    pub forward_queries: bool,
     /// Whether the kernel has IPv6: [`facts::ipv6_available`].
     pub ipv6: bool,
 }
@@ -260,7 +262,51 @@ pub fn objects(wanted: &Wanted) -> Vec<Object> {
         // Rules last: until they are there, a granted packet takes the way it always took.
         list.extend(rules(&paths, wanted).into_iter().map(Object::Rule));
     }
+    if wanted.forward_queries {
+        list.extend(deliver_here(wanted));
+    }
     list
+}
+
+/// What brings packets to this router's own sockets whatever their destination: a route that delivers
+/// all, and the rule for those that nftables has marked.
+fn deliver_here(wanted: &Wanted) -> Vec<Object> {
+    let families: &[Family] = if wanted.ipv6 {
+        &[Family::V4, Family::V6]
+    } else {
+        &[Family::V4]
+    };
+    let (here, all) = (Mark::here(wanted.marks), Mark::mask(wanted.marks));
+    let each = families.iter().flat_map(|&family| {
+        let rule = |priority, selector, table| {
+            Object::Rule(Rule {
+                family,
+                priority,
+                selector,
+                table,
+                suppress: None,
+            })
+        };
+        let back = Selector::OwnMark {
+            mark: here,
+            mask: all,
+        };
+        let marked = Selector::Mark {
+            mark: here,
+            mask: all,
+        };
+        [
+            Object::Route(Route {
+                family,
+                table: TableId::HERE,
+                interface: InterfaceName::loopback(),
+                next_hop: None,
+            }),
+            rule(RulePriority::NOT_HERE, back, TableId::MAIN),
+            rule(RulePriority::HERE, marked, TableId::HERE),
+        ]
+    });
+    each.collect()
 }
 
 /// What packets need to leave by a breakout: routes, and the rules for grants, for the router's
@@ -331,7 +377,7 @@ fn routes(path: &PathSpec, ipv6: bool) -> Vec<Object> {
                 family,
                 table: path.id.table(),
                 interface: path.interface.clone(),
-                next_hop,
+                next_hop: Some(next_hop),
             })
         })
         .collect()

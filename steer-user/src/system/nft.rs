@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::{Command, Stdio},
     thread,
 };
@@ -31,6 +32,12 @@ use super::{
 };
 
 const TABLE: &str = "inet steer";
+
+/// Where the forwarder of queries listens: at addresses that nobody reaches from elsewhere.
+pub const QUERIES_TO: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 13653),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 13653),
+];
 
 /// The table as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +169,8 @@ pub struct Counters {
     pub rewish: Count,
     /// Packets dropped because they would have left a breakout with an invalid source.
     pub guard: Count,
+    /// Connections that were handed to the forwarder of queries.
+    pub queries: Count,
 }
 
 /// One counter's value.
@@ -190,6 +199,7 @@ pub async fn counters() -> Result<Option<Counters>, SystemError> {
             "refused" => counters.refused = count,
             "rewish" => counters.rewish = count,
             "guard" => counters.guard = count,
+            "queries" => counters.queries = count,
             name => {
                 let id = name.strip_prefix("granted_").and_then(|id| id.parse().ok());
                 if let Some(id) = id.and_then(PathId::new) {
@@ -336,6 +346,11 @@ fn render(wanted: &Wanted) -> String {
         ),
         Owner::External => String::new(),
     };
+    let (queries_counter, queries) = if wanted.forward_queries {
+        queries(others, Mark::here(marks))
+    } else {
+        (String::new(), String::new())
+    };
     let valid = each(&|p| {
         format!(
             "\t\toifname \"{dev}\" ip saddr @valid4_{id} return\n\
@@ -355,7 +370,7 @@ table {TABLE} {{
 {valid_sets}{granted_counters}	counter refused {{ }}
 	counter rewish {{ }}
 	counter guard {{ }}
-	chain pre {{
+{queries_counter}	chain pre {{
 		type filter hook prerouting priority -145; policy accept;
 		meta mark & {mask} != 0 iifname != @lan meta mark set meta mark & {others}
 		# flows that own a path keep it: both directions, with or without a wish
@@ -365,7 +380,7 @@ table {TABLE} {{
 		meta mark & {kind} == {wish} goto fresh
 		meta mark set meta mark & {others}
 	}}
-{pinned}	chain inbound {{
+{queries}{pinned}	chain inbound {{
 		meta secpath exists return
 {inbound}	}}
 	chain fresh {{
@@ -411,6 +426,25 @@ table {TABLE} {{
 }}
 "
     )
+}
+
+/// Hands queries over TCP to the forwarder, from a connection's first packet on. `tproxy` finds its
+/// socket, or the rule ends there: when nobody listens, connections go on as if it were not there, and
+/// those that began so are not moved.
+fn queries(others: Mark, here: Mark) -> (String, String) {
+    let to_here = format!("meta mark set meta mark & {others} | {here}");
+    let (v4, v6) = (QUERIES_TO[0], QUERIES_TO[1]);
+    let chain = format!(
+        "\tchain queries {{
+		type filter hook prerouting priority -144; policy accept;
+		# what servers send the forwarder, which asks them in the name of its clients
+		iifname != @lan tcp sport 53 socket transparent 1 socket wildcard 0 {to_here}
+		iifname @lan tcp dport 53 socket transparent 1 {to_here}
+		iifname @lan meta nfproto ipv4 tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn tproxy ip to {v4} {to_here} counter name queries
+		iifname @lan meta nfproto ipv6 tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn tproxy ip6 to {v6} {to_here} counter name queries
+	}}\n"
+    );
+    ("\tcounter queries { }\n".to_owned(), chain)
 }
 
 fn quoted(interface: &InterfaceName) -> String {
@@ -622,7 +656,7 @@ fn forget(value: &mut Value, key: &str) -> Option<Value> {
 fn element(value: &Value) -> String {
     let part = |object: &Map<String, Value>, outer: &str| object.get(outer).cloned();
     match value {
-        Value::String(text) if text.parse::<std::net::IpAddr>().is_ok() => text.clone(),
+        Value::String(text) if text.parse::<IpAddr>().is_ok() => text.clone(),
         Value::String(text) => format!("\"{text}\""),
         Value::Object(object) => {
             if let Some(prefix) = part(object, "prefix")

@@ -1,4 +1,4 @@
-//! A path's default route, alone in the path's own table.
+//! A path's default route, alone in the path's own table; and the one that delivers to this router.
 
 use std::{fmt, net::IpAddr};
 
@@ -25,15 +25,16 @@ pub struct Route {
     pub table: TableId,
     /// The device.
     pub interface: InterfaceName,
-    /// The gateway, unless the device is point-to-point.
-    pub next_hop: NextHop<IpAddr>,
+    /// Where it leads; nowhere else (`None`): packets are for this router.
+    pub next_hop: Option<NextHop<IpAddr>>,
 }
 
 impl Route {
     /// Every default route in our tables that bears steer's protocol number.
     pub(super) async fn ours(kernel: &Kernel, family: Family) -> Result<Vec<Self>, SystemError> {
         let mut found = Vec::new();
-        for table in (1..=PathId::MAX).filter_map(PathId::new).map(PathId::table) {
+        let paths = (1..=PathId::MAX).filter_map(PathId::new);
+        for table in paths.map(PathId::table).chain([TableId::HERE]) {
             for message in dump(kernel, family, table).await? {
                 found.extend(Self::from_message(kernel, family, table, &message).await?);
             }
@@ -131,20 +132,24 @@ impl Route {
         message.header.kind = RouteType::Unicast;
         message.attributes.push(RouteAttribute::Oif(index));
         match self.next_hop {
-            NextHop::Via(gateway) => message
+            None => {
+                message.header.kind = RouteType::Local;
+                message.header.scope = RouteScope::Host;
+            }
+            Some(NextHop::Via(gateway)) => message
                 .attributes
                 .push(RouteAttribute::Gateway(gateway.into())),
-            NextHop::ViaOnLink(gateway) => {
+            Some(NextHop::ViaOnLink(gateway)) => {
                 message
                     .attributes
                     .push(RouteAttribute::Gateway(gateway.into()));
                 message.header.flags |= RouteFlags::Onlink;
             }
             // IPv4 says with the scope that there is no gateway; IPv6 knows no scopes.
-            NextHop::Device if self.family == Family::V4 => {
+            Some(NextHop::Device) if self.family == Family::V4 => {
                 message.header.scope = RouteScope::Link;
             }
-            NextHop::Device => {}
+            Some(NextHop::Device) => {}
         }
         message
     }
@@ -158,7 +163,7 @@ impl Route {
     ) -> Result<Option<Self>, SystemError> {
         if message.header.destination_prefix_length != 0
             || u8::from(message.header.protocol) != PROTOCOL
-            || message.header.kind != RouteType::Unicast
+            || !matches!(message.header.kind, RouteType::Unicast | RouteType::Local)
         {
             return Ok(None);
         }
@@ -182,11 +187,12 @@ impl Route {
             return Ok(None);
         };
         let next_hop = match gateway {
+            _ if message.header.kind == RouteType::Local => None,
             Some(gateway) if message.header.flags.contains(RouteFlags::Onlink) => {
-                NextHop::ViaOnLink(gateway)
+                Some(NextHop::ViaOnLink(gateway))
             }
-            Some(gateway) => NextHop::Via(gateway),
-            None => NextHop::Device,
+            Some(gateway) => Some(NextHop::Via(gateway)),
+            None => Some(NextHop::Device),
         };
         Ok(Some(Self {
             family,
@@ -206,17 +212,22 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ip {} route add default", self.family)?;
+        let kind = if self.next_hop.is_none() {
+            "local "
+        } else {
+            ""
+        };
+        write!(f, "ip {} route add {kind}default", self.family)?;
         let on_link = match self.next_hop {
-            NextHop::Via(gateway) => {
+            Some(NextHop::Via(gateway)) => {
                 write!(f, " via {gateway}")?;
                 ""
             }
-            NextHop::ViaOnLink(gateway) => {
+            Some(NextHop::ViaOnLink(gateway)) => {
                 write!(f, " via {gateway}")?;
                 " onlink"
             }
-            NextHop::Device => "",
+            Some(NextHop::Device) | None => "",
         };
         write!(
             f,

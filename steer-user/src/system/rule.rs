@@ -41,12 +41,21 @@ pub enum Selector {
         /// The bits that are compared.
         mask: Mark,
     },
+    /// The same, but only where the router itself looks for a route.
+    OwnMark {
+        /// The bits.
+        mark: Mark,
+        /// The bits that are compared.
+        mask: Mark,
+    },
     /// The router's own packets from this address.
     From(IpAddr),
     /// The router's own packets bound to this device.
     Device(InterfaceName),
 }
 
+/// What the kernel calls the device of packets that the router itself makes.
+const LOOPBACK: &str = "lo";
 /// The kernel's way to say "no suppression".
 const NO_SUPPRESSION: u32 = u32::MAX;
 
@@ -122,6 +131,11 @@ impl Rule {
                 RuleAttribute::FwMark(mark.bits()),
                 RuleAttribute::FwMask(mask.bits()),
             ]),
+            Selector::OwnMark { mark, mask } => message.attributes.extend([
+                RuleAttribute::FwMark(mark.bits()),
+                RuleAttribute::FwMask(mask.bits()),
+                RuleAttribute::Iifname(LOOPBACK.into()),
+            ]),
             Selector::From(address) => {
                 message.header.src_len = if address.is_ipv4() { 32 } else { 128 };
                 message.attributes.push(RuleAttribute::Source(*address));
@@ -141,6 +155,7 @@ impl Rule {
         let mut table = u32::from(header.table);
         let mut suppress = None;
         let (mut bits, mut compared, mut from, mut device) = (None, None, None, None);
+        let mut own = false;
         for attribute in &message.attributes {
             match attribute {
                 RuleAttribute::Protocol(value) => protocol = Some(u8::from(*value)),
@@ -151,6 +166,7 @@ impl Rule {
                 RuleAttribute::FwMark(value) => bits = Some(*value),
                 RuleAttribute::FwMask(value) => compared = Some(*value),
                 RuleAttribute::Source(value) => from = Some(*value),
+                RuleAttribute::Iifname(value) if value == LOOPBACK => own = true,
                 RuleAttribute::Oifname(value) => device = Some(value.as_str()),
                 _ => return None,
             }
@@ -162,15 +178,26 @@ impl Rule {
             || header.tos != 0
             || header.src_len != from.map_or(0, |_| host)
             // Ours look into our tables, or for more specific routes only.
-            || (suppress.is_none() && !TableId(table).is_ours())
+            || (suppress.is_none() && !TableId(table).is_ours() && !own)
         {
             return None;
         }
         let selector = match (bits, compared, from, device) {
-            (Some(bits), Some(compared), None, None) => Selector::Mark {
-                mark: Mark::from_bits(bits),
-                mask: Mark::from_bits(compared),
-            },
+            (Some(bits), Some(compared), None, None) => {
+                let (bits, compared) = (Mark::from_bits(bits), Mark::from_bits(compared));
+                if own {
+                    Selector::OwnMark {
+                        mark: bits,
+                        mask: compared,
+                    }
+                } else {
+                    Selector::Mark {
+                        mark: bits,
+                        mask: compared,
+                    }
+                }
+            }
+            _ if own => return None,
             (None, None, Some(from), None) => Selector::From(from),
             (None, None, None, Some(device)) => Selector::Device(InterfaceName::new(device).ok()?),
             _ => return None,
@@ -197,6 +224,7 @@ impl fmt::Display for Rule {
         write!(f, "ip {} rule add pref {} ", self.family, self.priority)?;
         match &self.selector {
             Selector::Mark { mark, mask } => write!(f, "fwmark {mark}/{mask}")?,
+            Selector::OwnMark { mark, mask } => write!(f, "fwmark {mark}/{mask} iif {LOOPBACK}")?,
             Selector::From(address) => write!(f, "from {address}")?,
             Selector::Device(interface) => write!(f, "oif {interface}")?,
         }

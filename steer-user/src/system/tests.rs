@@ -42,6 +42,7 @@ pub(super) fn wanted(paths: u8) -> Wanted {
         route_tables: vec![TableId::MAIN],
         routes: Owner::Steer,
         nat: Owner::Steer,
+        forward_queries: false,
         ipv6: true,
     }
 }
@@ -98,6 +99,7 @@ fn the_list_reads_like_the_commands_it_equals() {
     wanted.paths[1].next_hop6 = None;
     wanted.paths[0].next_hop4 = Some(NextHop::ViaOnLink([203, 0, 113, 1].into()));
     wanted.route_tables.push(TableId(52));
+    wanted.forward_queries = true;
     let text: Vec<_> = objects(&wanted).iter().map(Object::to_string).collect();
     golden("objects.txt", &(text.join("\n") + "\n"));
 }
@@ -119,6 +121,8 @@ fn the_ruleset_for_two_paths_is_the_tested_one() {
     golden("two-paths-external-nat.nft", NftTable::new(&wanted).text());
     wanted.nat = Owner::Steer;
     golden("two-paths.nft", NftTable::new(&wanted).text());
+    wanted.forward_queries = true;
+    golden("forwarded-queries.nft", NftTable::new(&wanted).text());
 }
 
 /// Compares with the file in `golden/`. `STEER_BLESS=1` writes the file instead.
@@ -157,7 +161,10 @@ fn applying_twice_changes_nothing_and_removing_leaves_no_trace() {
         let before = everything();
         let state = tempfile::tempdir().unwrap();
         let mut kernel = Kernel::open(state.path()).unwrap();
-        let list = objects(&wanted(2));
+        let list = objects(&Wanted {
+            forward_queries: true,
+            ..wanted(2)
+        });
         for object in &list {
             // The one value that is right by default.
             if !object.to_string().contains("use_tempaddr") {
@@ -192,7 +199,10 @@ fn what_a_killed_controller_left_is_found_and_removed_without_its_configuration(
         links();
         let before = everything();
         let state = tempfile::tempdir().unwrap();
-        let mut list = objects(&wanted(2));
+        let mut list = objects(&Wanted {
+            forward_queries: true,
+            ..wanted(2)
+        });
         apply(&mut Kernel::open(state.path()).unwrap(), &list).await;
 
         let mut kernel = Kernel::open(state.path()).unwrap();

@@ -124,6 +124,7 @@ pub fn apply_system(router: &Router) -> Result<()> {
         route_tables: vec![TableId::MAIN],
         routes: Owner::Steer,
         nat: Owner::Steer,
+        forward_queries: false,
         ipv6: false,
     };
     // The way back is to delete the namespace.

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    slice,
     sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
@@ -119,22 +120,48 @@ impl<'a> Question<'a> {
 
     /// Asks over TCP.
     pub fn ask_tcp(&self, client: &Namespace, server: &str) -> Reply {
+        let mut connection = Connection::open(client, server);
+        connection.ask(slice::from_ref(self)).remove(0)
+    }
+}
+
+/// A connection to a server, for any number of questions.
+pub struct Connection(TcpStream);
+
+impl Connection {
+    pub fn open(client: &Namespace, server: &str) -> Self {
         let server: IpAddr = server.parse().unwrap();
-        let message = self.message();
+        let stream = client.run(|| Ok(TcpStream::connect((server, 53))?));
+        let stream = stream.unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        Self(stream)
+    }
+
+    /// Asks all questions at once; the replies in their order, whatever that of the answers.
+    pub fn ask(&mut self, questions: &[Question<'_>]) -> Vec<Reply> {
         let started = Instant::now();
-        client
-            .run(|| {
-                let mut stream = TcpStream::connect((server, 53))?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                let length = u16::try_from(message.len())?.to_be_bytes();
-                stream.write_all(&[&length[..], &message[..]].concat())?;
-                let mut length = [0; 2];
-                stream.read_exact(&mut length)?;
-                let mut answer = vec![0; u16::from_be_bytes(length).into()];
-                stream.read_exact(&mut answer)?;
-                Ok(parse(&message, &answer, 1, started.elapsed()))
-            })
-            .unwrap()
+        let messages: Vec<_> = questions.iter().map(Question::message).collect();
+        let framed = messages.iter().flat_map(|message| {
+            let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+            [&length[..], &message[..]].concat()
+        });
+        let framed: Vec<u8> = framed.collect();
+        self.0.write_all(&framed).unwrap();
+        let mut answers: Vec<Vec<u8>> = questions.iter().map(|_| self.read()).collect();
+        let replies = messages.iter().map(|message| {
+            let at = answers.iter().position(|it| it[..2] == message[..2]);
+            let answer = answers.remove(at.unwrap());
+            parse(message, &answer, 1, started.elapsed())
+        });
+        replies.collect()
+    }
+
+    fn read(&mut self) -> Vec<u8> {
+        let mut length = [0; 2];
+        self.0.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        self.0.read_exact(&mut answer).unwrap();
+        answer
     }
 }
 

@@ -8,6 +8,7 @@ mod failures;
 mod hooks;
 mod link;
 mod resolver;
+mod tcp;
 
 use std::{
     cell::RefCell,
