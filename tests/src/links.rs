@@ -1,15 +1,26 @@
 //! Breakouts of every kind of interface: the lab's veth link becomes what carries another device,
 //! which takes its name, so that everything else of the lab stays as it is.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    lab::{Breakout, Lab},
+    lab::{Breakout, Lab, LabOptions, LanKind},
     namespace::Namespace,
+    scenario::flows,
+    server::Site,
+    steer::{Mode, Settings, Steer},
+    traffic::probe_all,
     wan::{Conditions, Wan},
+    wire::Path,
 };
+
+/// Only a guard against hanging; an emulated machine is slow.
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// A kind of breakout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +96,7 @@ pub fn lay(lab: &Lab, kind: Kind) -> Result<Option<Laid>> {
         Kind::Tun => {
             router.ip(&format!("link del {interface}\n"))?;
             let ends = ((router, interface), (isp, isp_interface));
-            let delay = Conditions::delay(std::time::Duration::from_millis(1));
+            let delay = Conditions::delay(Duration::from_millis(1));
             line = Some(Wan::start(ends.0, ends.1, delay)?);
         }
         Kind::Vrf => {
@@ -165,4 +176,89 @@ fn is_available(namespace: &Namespace, kind: Kind) -> bool {
     namespace
         .ip(&format!("link add {words}\nlink del try0\n"))
         .is_ok()
+}
+
+/// An office for one of these breakouts.
+pub fn office(mode: Mode) -> Result<Lab> {
+    Lab::start(LabOptions {
+        lan: match mode {
+            Mode::Mark => LanKind::Private,
+            Mode::Redirect => LanKind::Public,
+        },
+        firewall: false,
+        ..LabOptions::default()
+    })
+}
+
+/// Steers over such a breakout, loses it, and has it back. False if this kernel has no such devices.
+pub fn steers_over(kind: Kind, mode: Mode) -> Result<bool> {
+    let lab = office(mode)?;
+    let Some(_laid) = lay(&lab, kind)? else {
+        return Ok(false);
+    };
+    let settings = Settings {
+        mode,
+        ..Settings::default()
+    };
+    let mut steer = Steer::start(&lab, &settings)?;
+    if kind.is_bare() {
+        let text = without_gateways(&std::fs::read_to_string(steer.config())?);
+        steer.stop()?;
+        std::fs::write(steer.config(), text)?;
+        steer.run()?;
+        steer.wait_until_steering(PATIENCE)?;
+    }
+    wait_until_it_is(&steer, "up")?;
+    assert_steered(&lab)?;
+
+    let breakout = lab.breakouts()[0];
+    lab.link_down(&breakout)?;
+    wait_until_it_is(&steer, "down")?;
+    for answer in probe_all(&lab.client, &flows(2, 2))? {
+        ensure!(answer.site == Site::Far, "while it is down: {answer:?}");
+    }
+    lab.link_up(&breakout)?;
+    wait_until_it_is(&steer, "up")?;
+    // The link is back before the neighbours at both ends are.
+    let started = Instant::now();
+    loop {
+        let answers = probe_all(&lab.client, &flows(2, 2));
+        if answers.is_ok_and(|all| all.iter().all(|answer| answer.site == Site::Near)) {
+            break;
+        }
+        let late = started.elapsed() > PATIENCE;
+        ensure!(!late, "new flows do not come back:\n{}", steer.log());
+    }
+    assert_steered(&lab)?;
+    steer.detach()?;
+    Ok(true)
+}
+
+/// A configuration that names no gateway: a point-to-point device needs none, and others' is the one
+/// that the kernel has a default route to.
+fn without_gateways(steer: &str) -> String {
+    let lines = steer.lines().filter(|line| !line.starts_with("gateway"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn wait_until_it_is(steer: &Steer<'_>, state: &str) -> Result<()> {
+    let is = |status: &serde_json::Value| status["breakouts"][0]["state"] == state;
+    steer.wait_for(&format!("the breakout is {state}"), is)?;
+    Ok(())
+}
+
+fn assert_steered(lab: &Lab) -> Result<()> {
+    let captures = lab.capture()?;
+    let answers = probe_all(&lab.client, &flows(6, 6))?;
+    let wires = captures.stop()?;
+    for answer in answers {
+        let taken = wires.path_of(&answer);
+        ensure!(
+            taken == Path::BREAKOUT && answer.site == Site::Near,
+            "{} took the {taken}",
+            answer.flow
+        );
+    }
+    ensure!(wires.leaks().is_empty(), "{:?}", wires.leaks());
+    Ok(())
 }

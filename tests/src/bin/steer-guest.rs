@@ -21,6 +21,7 @@ use serde_json::Value;
 use steer_tests::{
     dnsrun::{self, DnsBench},
     lab::{Lab, LabOptions, LanKind},
+    links::{Kind, steers_over},
     m365::examples,
     residue::Snapshot,
     scenario::flows,
@@ -54,6 +55,7 @@ fn main() {
     report.check("redirect, generic", || steers(Mode::Redirect, "generic"));
     report.check("queries", || queries(Mode::Mark));
     report.check("queries, redirect", || queries(Mode::Redirect));
+    report.check("kinds of links", steers_over_every_kind);
     std::process::exit(i32::from(report.failed));
 }
 
@@ -257,6 +259,18 @@ fn refused(lab: &Lab, settings: &Settings, before: &Snapshot) -> Result<String> 
     let left = before.difference(&Snapshot::take(lab)?);
     ensure!(left.is_empty(), "the refusal left behind:\n{left}");
     Ok("refused: needs Linux 5.15".into())
+}
+
+/// Breakouts on devices that the machine which runs the tests may lack: steer, lose the link, have
+/// it back.
+fn steers_over_every_kind() -> Result<String> {
+    let mut names = Vec::new();
+    for kind in Kind::ALL {
+        let had = steers_over(kind, Mode::Mark).with_context(|| kind.to_string())?;
+        ensure!(had, "this kernel makes no {kind} device");
+        names.push(kind.to_string());
+    }
+    Ok(names.join(", "))
 }
 
 /// A clsact qdisc that was there before, with a filter of somebody else, is there after detach.

@@ -26,6 +26,12 @@ const PROGRAMS: &[&str] = &["ip", "tc", "nft", "bpftool", "ethtool", "kmod"];
 const MODULES: &[&str] = &[
     "veth",
     "tun",
+    "8021q",
+    "bridge",
+    "bonding",
+    "vxlan",
+    "ip_gre",
+    "vrf",
     "nfnetlink",
     "nf_tables",
     "nf_conntrack",

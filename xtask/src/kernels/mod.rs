@@ -121,7 +121,7 @@ fn one(archive: &Archive, candidates: Option<&Vec<Candidate>>, minor: Minor) -> 
 
 /// The table, as Markdown.
 fn print(rows: &[Row]) {
-    const COLUMNS: [&str; 11] = [
+    const COLUMNS: [&str; 12] = [
         "mark program",
         "redirect program",
         "breakout program",
@@ -133,6 +133,7 @@ fn print(rows: &[Row]) {
         "redirect, generic",
         "queries",
         "queries, redirect",
+        "kinds of links",
     ];
     println!("| kernel | {} | seconds |", COLUMNS.join(" | "));
     println!("|---|{}---|", "---|".repeat(COLUMNS.len()));
