@@ -35,7 +35,7 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Bit of [`PathTable::state`]: new flows are steered. Without it none is, and those that are
+/// Bit of [`FamilyTable::state`]: new flows are steered. Without it none is, and those that are
 /// steered already stay where they are: by their grant in mark mode, by the flow table in
 /// redirect mode.
 pub const STEERING: u32 = 1 << (16 + NEXT as u32);
@@ -44,37 +44,80 @@ pub const STEERING: u32 = 1 << (16 + NEXT as u32);
 /// two layouts would take a path that is up for the word to steer, or nothing for it.
 const NEXT: bool = cfg!(feature = "next-abi");
 
-/// The state of the paths: its own lifetime, apart from plan and learned addresses.
+/// The state of the paths: its own lifetime, apart from plan and learned addresses. IPv4 and IPv6
+/// have each their own, since one may be dead on a link where the other works.
 ///
 /// Every field is read by itself and changes by itself; none needs another to be of the same
-/// moment, since a packet reads `state` once and a bucket once.
+/// moment, since a packet is of one family, and reads its `state` once and a bucket once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct PathTable {
+    /// For IPv4 (0) and IPv6 (1).
+    pub families: [FamilyTable; 2],
+    /// The next hop of each path in each family, an index of the next-hop map; 0: not resolved.
+    pub next_hops: [[u8; 2]; mark::PATHS],
+}
+
+/// The state of the paths for the packets of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FamilyTable {
     /// Bit n (1 to 15): path n is up. Bit 16: [`STEERING`].
     pub state: u32,
     /// Which path a client takes, by a hash of its address; 0: none is up.
     pub buckets: [u8; 64],
-    /// The next hop of each path in each family (0: IPv4, 1: IPv6), an index of the next-hop map;
-    /// 0: not resolved.
-    pub next_hops: [[u8; 2]; mark::PATHS],
 }
 
 impl PathTable {
+    /// The state for the packets of a family (0: IPv4, 1: IPv6).
+    #[inline(always)]
+    pub const fn of(&self, family: usize) -> &FamilyTable {
+        &self.families[family & 1]
+    }
+}
+
+impl FamilyTable {
     /// The path of a client by the hash of its address, if it is up; else the up path with the
     /// lowest id, else none.
     #[inline(always)]
     pub fn choose(&self, client: u64) -> Option<u8> {
-        self.choose_without(client, 0)
+        self.ways(client).choose_without(0)
     }
 
-    /// The same without some paths: bit n of `without` leaves path n out.
+    /// What a client chooses from, by the hash of its address.
     #[inline(always)]
-    pub fn choose_without(&self, client: u64, without: u32) -> Option<u8> {
-        let up = self.state & 0xfffe & !without;
-        let path = self.buckets[(client & 63) as usize] & 0x0f;
-        if up & (1 << path) != 0 {
-            return Some(path);
+    pub fn ways(&self, client: u64) -> Ways {
+        let home = self.buckets[(client & 63) as usize] & 0x0f;
+        Ways(u64::from(self.state) | u64::from(home) << 32)
+    }
+}
+
+/// What a client chooses from: the [state](FamilyTable::state) of the paths, and its own one. One
+/// number, so that it fits where a program's stack is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways(pub u64);
+
+impl Ways {
+    /// Whether new flows are steered.
+    #[inline(always)]
+    pub const fn is_steering(self) -> bool {
+        self.0 & STEERING as u64 != 0
+    }
+
+    /// Whether a path is up.
+    #[inline(always)]
+    pub const fn is_up(self, path: u8) -> bool {
+        self.0 & (1 << (path & 0x0f)) != 0
+    }
+
+    /// The client's own path if it is up, else the up path with the lowest id, else none. Bit n of
+    /// `without` leaves path n out.
+    #[inline(always)]
+    pub fn choose_without(self, without: u32) -> Option<u8> {
+        let up = self.0 as u32 & 0xfffe & !without;
+        let home = (self.0 >> 32) as u8 & 0x0f;
+        if up & (1 << home) != 0 {
+            return Some(home);
         }
         if up == 0 { None } else { Some(lowest_bit(up)) }
     }
@@ -104,7 +147,7 @@ pub struct NextHop {
 }
 
 const _: () = assert!(size_of::<Count>() == 16 && align_of::<Count>() == 8);
-const _: () = assert!(size_of::<PathTable>() == 100 && align_of::<PathTable>() == 4);
+const _: () = assert!(size_of::<PathTable>() == 168 && align_of::<PathTable>() == 4);
 const _: () = assert!(size_of::<NextHop>() == 20 && align_of::<NextHop>() == 4);
 
 /// Counts up when a layout keeps its sizes but changes its meaning.
@@ -205,11 +248,10 @@ mod user {
 mod tests {
     use super::*;
 
-    fn table(state: u32, bucket: u8) -> PathTable {
-        PathTable {
+    fn table(state: u32, bucket: u8) -> FamilyTable {
+        FamilyTable {
             state,
             buckets: [bucket; 64],
-            next_hops: [[0; 2]; mark::PATHS],
         }
     }
 

@@ -12,7 +12,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{abi::PathTable, flow};
+use crate::{abi::Ways, flow};
 
 /// Without a heartbeat for this long nobody watches: 10 s, in nanoseconds.
 pub const STALE: u64 = 10_000_000_000;
@@ -180,11 +180,11 @@ pub trait Lives {
 /// The path of a client's packet when nobody watches: the one it would take, or the next one that is
 /// not open.
 #[inline(always)]
-pub fn choose<L: Lives>(table: &PathTable, lives: &L, client: u64, packet: Packet) -> Option<u8> {
+pub fn choose<L: Lives>(ways: Ways, lives: &L, packet: Packet) -> Option<u8> {
     let mut without = 0;
     let mut candidate = 0;
     while candidate < CANDIDATES {
-        let path = table.choose_without(client, without)?;
+        let path = ways.choose_without(without)?;
         let Some((life, open)) = lives.load(path) else {
             return Some(path);
         };
@@ -196,7 +196,7 @@ pub fn choose<L: Lives>(table: &PathTable, lives: &L, client: u64, packet: Packe
         without |= 1 << path;
         candidate += 1;
     }
-    table.choose_without(client, without)
+    ways.choose_without(without)
 }
 
 const _: () = assert!(size_of::<Heartbeat>() == 16 && align_of::<Heartbeat>() == 8);
@@ -211,7 +211,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{abi::STEERING, mark};
+    use crate::{
+        abi::{FamilyTable, STEERING},
+        mark,
+    };
 
     const SECOND: u64 = 1_000_000_000;
     /// A controller died long ago.
@@ -241,7 +244,7 @@ mod tests {
 
     /// An office with paths of falling priority.
     struct Office {
-        table: PathTable,
+        table: FamilyTable,
         memory: Memory,
         now: u64,
     }
@@ -250,10 +253,9 @@ mod tests {
         fn with(paths: u8) -> Self {
             let up = (1..=paths).fold(STEERING, |bits, path| bits | 1 << path);
             Self {
-                table: PathTable {
+                table: FamilyTable {
                     state: up,
                     buckets: [1; 64],
-                    next_hops: [[0; 2]; mark::PATHS],
                 },
                 memory: Memory {
                     lives: RefCell::new([(Life::default().rested(), false); mark::PATHS]),
@@ -269,7 +271,7 @@ mod tests {
                 destination,
                 now: self.now,
             };
-            choose(&self.table, &self.memory, 7, packet)
+            choose(self.table.ways(7), &self.memory, packet)
         }
 
         /// Two connects a second to two addresses, for some seconds; where each one went.

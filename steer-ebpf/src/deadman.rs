@@ -8,12 +8,12 @@ use core::hint::black_box;
 
 use aya_ebpf::{btf_maps::Array, helpers::bpf_ktime_get_ns, macros::btf_map};
 use steer_common::{
-    abi::PathTable,
+    abi::{FamilyTable, Ways},
     deadman::{self, Heartbeat, Judgement, Life, Lives, Open, Packet},
     mark,
 };
 
-use crate::{classify::Match, paths};
+use crate::classify::Match;
 
 #[btf_map]
 static HEARTBEAT: Array<Heartbeat, 1> = Array::new();
@@ -26,11 +26,11 @@ static LIVES: Array<Life, { mark::PATHS }> = Array::new();
 
 /// The path of a packet.
 #[inline(always)]
-pub fn choose(table: &PathTable, packet: &Match) -> Option<u8> {
+pub fn choose(ways: Ways, packet: &Match) -> Option<u8> {
     if !packet.first && !is_any_open() {
-        return table.choose(packet.client);
+        return ways.choose_without(0);
     }
-    let path = choose_unattended(packet.client, packet.destination, packet.first.into());
+    let path = choose_unattended(ways.0, packet.destination, packet.first.into());
     // The compiler has seen what the function returns and would leave the mask out; the verifier takes
     // every number for possible.
     match black_box(path) as u8 & 0x0f {
@@ -42,7 +42,7 @@ pub fn choose(table: &PathTable, packet: &Match) -> Option<u8> {
 /// The path of a client's query: that of its flows. It judges no path, because nobody hears what
 /// answers it; and it calls no function, because the stack of its program has no room for another.
 #[inline(always)]
-pub fn choose_for_query(table: &PathTable, client: u64, now: u64) -> Option<u8> {
+pub fn choose_for_query(table: &FamilyTable, client: u64, now: u64) -> Option<u8> {
     if !is_any_open() {
         return table.choose(client);
     }
@@ -52,7 +52,7 @@ pub fn choose_for_query(table: &PathTable, client: u64, now: u64) -> Option<u8> 
     } else {
         OPEN.get(0)?.paths() & heartbeat.heard as u32
     };
-    table.choose_without(client, down)
+    table.ways(client).choose_without(down)
 }
 
 /// Whether the dead-man takes a path for down.
@@ -79,14 +79,15 @@ fn is_any_open() -> bool {
 /// numbers only.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn choose_unattended(client: u64, destination: u64, first: u64) -> u64 {
-    let (Some(table), Some(heartbeat)) = (paths::table(), HEARTBEAT.get(0)) else {
+extern "C" fn choose_unattended(ways: u64, destination: u64, first: u64) -> u64 {
+    let ways = Ways(ways);
+    let Some(heartbeat) = HEARTBEAT.get(0) else {
         return 0;
     };
     // SAFETY: the helper has no arguments and always succeeds.
     let now = unsafe { bpf_ktime_get_ns() };
     let path = if heartbeat.is_fresh(now) {
-        table.choose(client)
+        ways.choose_without(0)
     } else {
         let packet = Packet {
             first: first != 0,
@@ -94,11 +95,10 @@ extern "C" fn choose_unattended(client: u64, destination: u64, first: u64) -> u6
             now,
         };
         deadman::choose(
-            table,
+            ways,
             &Maps {
                 heard: heartbeat.heard,
             },
-            client,
             packet,
         )
     };

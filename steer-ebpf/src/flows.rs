@@ -2,7 +2,7 @@
 
 use aya_ebpf::{btf_maps::Array, helpers::bpf_ktime_get_ns, macros::btf_map};
 use steer_common::{
-    abi::{PathTable, STEERING},
+    abi::Ways,
     flow::{self, Bucket, Entry, Oldest, Search},
     reason::Reason,
 };
@@ -19,11 +19,10 @@ static CLOCK: Array<u64, { flow::CLOCK_PLACES as usize }> = Array::new();
 /// The path of a packet's connection: the one it began on, or, for a new one, the one that is
 /// chosen now. `usable` tells whether a path can be taken at once.
 #[inline(always)]
-pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> Result<u8, Reason> {
+pub fn path(ways: Ways, packet: &Match, usable: impl Fn(u8) -> bool) -> Result<u8, Reason> {
     let Some(bucket) = FLOWS.get_ptr_mut(flow::bucket(packet.flow)) else {
         return Err(Reason::FlowTable);
     };
-    let state = table.state;
     let now = clock();
     let known = find(bucket, packet.flow);
     if let Some((slot, entry)) = known
@@ -37,18 +36,18 @@ pub fn path(table: &PathTable, packet: &Match, usable: impl Fn(u8) -> bool) -> R
         }
         return match entry.path() {
             0 => Err(Reason::FlowPinned),
-            path if state & (1 << path) != 0 => Ok(path),
+            path if ways.is_up(path) => Ok(path),
             _ => Err(Reason::NoPath),
         };
     }
 
     let now = tick();
-    let (chosen, result) = if state & STEERING == 0 {
+    let (chosen, result) = if !ways.is_steering() {
         (0, Err(Reason::NotSteering))
     } else if packet.standing.is_elsewhere(packet.tcp, packet.first) {
         (0, Err(Reason::FlowPinned))
     } else {
-        match deadman::choose(table, packet) {
+        match deadman::choose(ways, packet) {
             Some(path) if usable(path) => (path, Ok(path)),
             Some(_) => (0, Err(Reason::NextHop)),
             None => (0, Err(Reason::NoPath)),

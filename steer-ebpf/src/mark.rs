@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use aya_log_ebpf::debug;
-use steer_common::{abi::STEERING, reason::Reason};
+use steer_common::reason::Reason;
 use steer_ebpf::{
     classify::{self, FirstFragments, Match, Outcome},
     config, count, deadman,
@@ -70,11 +70,13 @@ fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason
     if !parse::for_this_router(ctx, bytes) {
         return Err(Reason::NotForUs);
     }
-    let Some(table) = paths::table().filter(|table| table.state & STEERING != 0) else {
+    let table = paths::family(packet.family).ok_or(Reason::NotSteering)?;
+    let ways = table.ways(packet.client);
+    if !ways.is_steering() {
         return Err(Reason::NotSteering);
-    };
+    }
     // Id 0 says "matched, but every path is down": nftables moves an unanswered first packet back.
-    let path = deadman::choose(table, packet).unwrap_or(0);
+    let path = deadman::choose(ways, packet).unwrap_or(0);
     ctx.set_mark(bits.with_wish(old, path));
     count::steered(
         packet.class,

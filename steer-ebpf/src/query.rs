@@ -198,7 +198,7 @@ fn target(
     if action.flags & REWRITE == 0 || table.flags & REWRITING == 0 {
         return Err(DnsEvent::NoResolver);
     }
-    let paths = paths::table()
+    let paths = paths::family(usize::from(!udp.v4))
         .filter(|paths| paths.state & STEERING != 0)
         .ok_or(DnsEvent::NoPath)?;
     let hash = if udp.v4 {

@@ -13,7 +13,7 @@ use aya::{
 };
 use etherparse::PacketBuilder;
 use steer_common::{
-    abi::{PathTable, STEERING},
+    abi::{FamilyTable, PathTable, STEERING},
     chunk::SourceKind,
     deadman::{Heartbeat, Open},
     dns::{DnsEvent, DnsTable, REWRITING},
@@ -117,8 +117,10 @@ impl DnsBench {
         let image = Image::build_learning(&claims, &sources, &classes)?;
         classifier.maps().publish(image)?;
         classifier.maps().set_paths(&PathTable {
-            state: STEERING | 1 << PATH,
-            buckets: [PATH; 64],
+            families: [FamilyTable {
+                state: STEERING | 1 << PATH,
+                buckets: [PATH; 64],
+            }; 2],
             next_hops: [[0; 2]; 16],
         })?;
         dns.maps_mut().publish_names(names)?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use steer_common::{
-    abi::{Count, PathTable, STEERING},
+    abi::{Count, FamilyTable, PathTable, STEERING},
     chunk::SourceKind,
     image::{Claim, Image, Order, Source},
     mark,
@@ -97,8 +97,10 @@ fn packets_of_a_tunnel_device_get_their_wish() {
         Datapath::load(Mode::Mark, pins.dir().clone(), vec![port], 1, LogLevel::Off).unwrap();
     datapath.maps_mut().publish(plan()).unwrap();
     let paths = PathTable {
-        state: STEERING | 0b10,
-        buckets: [1; 64],
+        families: [FamilyTable {
+            state: STEERING | 0b10,
+            buckets: [1; 64],
+        }; 2],
         next_hops: [[0; 2]; mark::PATHS],
     };
     datapath.maps_mut().set_paths(&paths).unwrap();

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
-    abi::{PathTable, STEERING},
+    abi::{FamilyTable, PathTable, STEERING},
     dns::{DnsEvent, DnsTable, REWRITING},
     mark,
     names::NameTable,
@@ -215,8 +215,10 @@ fn with_nobody_watching_a_query_leaves_a_path_that_the_dead_man_takes_for_down()
             .classifier
             .maps()
             .set_paths(&PathTable {
-                state: STEERING | 1 << PATH | 1 << OTHER,
-                buckets: [PATH; 64],
+                families: [FamilyTable {
+                    state: STEERING | 1 << PATH | 1 << OTHER,
+                    buckets: [PATH; 64],
+                }; 2],
                 next_hops: [[0; 2]; 16],
             })
             .unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::{Breakout, Lab, LabOptions, LanKind},
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -56,21 +56,52 @@ fn start<'lab>(lab: &'lab Lab, health: &str) -> Steer<'lab> {
     Steer::start(lab, &settings).unwrap()
 }
 
-/// Waits until the breakout of this index is in this state, and returns what is said of it.
+/// The provider drops everything of one family on this link: `ip` or `ip6`.
+fn black_hole_of(lab: &Lab, breakout: &Breakout, family: &str) {
+    let link = breakout.isp_interface;
+    let family = if family == "ip" { "ipv4" } else { "ipv6" };
+    lab.isp
+        .nft(&format!(
+            "table inet hole {{ chain forward {{ type filter hook forward priority 0; \
+             meta nfproto {family} iifname {link} drop; meta nfproto {family} oifname {link} drop; \
+             }}; }}"
+        ))
+        .unwrap();
+}
+
+/// Waits until the breakout of this index is in this state in both families, and returns what is said
+/// of it.
 fn wait_for(steer: &Steer<'_>, index: usize, state: &str) -> Value {
     let what = format!("breakout {index} is {state}");
-    let status = steer.wait_for(&what, |status| status["breakouts"][index]["state"] == state);
-    status.unwrap()["breakouts"][index].clone()
+    wait_for_families(steer, &what, index, [state, state])
+}
+
+/// The same for IPv4 and IPv6.
+fn wait_for_families(steer: &Steer<'_>, what: &str, index: usize, states: [&str; 2]) -> Value {
+    let are = |status: &Value| {
+        let families = &status["breakouts"][index]["families"];
+        (0..2).all(|family| families[family]["state"] == states[family])
+    };
+    steer.wait_for(what, are).unwrap()["breakouts"][index].clone()
 }
 
 /// Asserts that new flows to Microsoft 365 take this way, and nothing leaves a breakout untranslated.
 fn assert_new_flows_take(lab: &Lab, path: Path) {
+    assert_families_take(lab, path, path);
+}
+
+/// The same of new flows of IPv4 and of IPv6.
+fn assert_families_take(lab: &Lab, v4: Path, v6: Path) {
     let captures = lab.capture().unwrap();
     let answers = probe_all(&lab.client, &flows(5, 5)).unwrap();
     let wires = captures.stop().unwrap();
+    let mut seen = [0, 0];
     for answer in answers {
-        assert_eq!(wires.path_of(&answer), path, "{}", answer.flow);
+        let family = usize::from(answer.flow.destination.is_ipv6());
+        seen[family] += 1;
+        assert_eq!(wires.path_of(&answer), [v4, v6][family], "{}", answer.flow);
     }
+    assert!(seen.iter().all(|flows| *flows > 0), "{seen:?}");
     assert_eq!(wires.leaks(), []);
 }
 
@@ -132,11 +163,9 @@ fn with_reset_exactly_the_flows_of_the_dead_path_end_and_are_counted() {
     lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     let said = wait_for(&steer, 0, "down");
     assert_eq!(said["flows_reset"], 10, "{said:#}");
-    assert!(
-        steer.log().contains("10 flows were reset"),
-        "{}",
-        steer.log()
-    );
+    let log = steer.whole_log().unwrap();
+    let resets = log.matches("flows were reset").count();
+    assert_eq!(resets, 2, "one for each family: {log}");
     // TCP hears of it from the far front door, UDP is answered by it.
     let deadline = Instant::now() + PATIENCE;
     let has_ended = |record: &steer_tests::traffic::Record| match record.flow.protocol {
@@ -356,13 +385,93 @@ fn a_breakout_that_is_held_keeps_new_flows_from_the_backbone() {
 }
 
 #[test]
-fn redirect_mode_leaves_a_black_hole_and_returns_to_the_path() {
-    let lab = Lab::start(LabOptions {
+fn a_family_that_dies_alone_takes_the_next_way_alone() {
+    for (family, states, takes) in [
+        ("ip6", ["up", "down"], (Path::BREAKOUT, Path::Breakout(2))),
+        ("ip", ["down", "up"], (Path::Breakout(2), Path::BREAKOUT)),
+    ] {
+        let lab = office(2);
+        let first = &lab.breakouts()[0];
+        let steer = start(&lab, SHORT_HOLD);
+        assert_new_flows_take(&lab, Path::BREAKOUT);
+        let before = Fleet::open(&lab.client, &flows(4, 4), PERIOD).unwrap();
+        before.wait_for_answers(PATIENCE).unwrap();
+
+        black_hole_of(&lab, first, family);
+        let said = wait_for_families(&steer, "one family is dead", 0, states);
+        assert_eq!(said["state"], "degraded", "{said:#}");
+        let name = if family == "ip" { "IPv4" } else { "IPv6" };
+        let why = said["reason"].as_str().unwrap();
+        assert!(why.starts_with(&format!("{name} is down: ")), "{said:#}");
+        assert_families_take(&lab, takes.0, takes.1);
+        let shown = steer.command(&["status"]).unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains(&format!("  {name}    DOWN: ")), "{shown}");
+
+        lab.black_hole(&[]).unwrap();
+        wait_for(&steer, 0, "up");
+        assert_new_flows_take(&lab, Path::BREAKOUT);
+        before.wait_for_answers(PATIENCE).unwrap();
+        assert_unmoved(before);
+        steer.detach().unwrap();
+    }
+}
+
+#[test]
+fn a_link_without_an_ipv6_address_carries_ipv4_alone_and_is_up() {
+    let lab = office(2);
+    let link = lab.breakouts()[0];
+    let (interface, address) = (link.interface, link.address.1);
+    // Only what the box says: the second link is up without a probe.
+    let settings = Settings::default();
+    let steer = Steer::start(&lab, &settings).unwrap();
+    assert_new_flows_take(&lab, Path::BREAKOUT);
+    lab.router
+        .ip(&format!("addr del {address}/64 dev {interface}\n"))
+        .unwrap();
+    let said = wait_for_families(&steer, "IPv6 is gone", 0, ["up", "down"]);
+    assert_eq!(said["state"], "up", "{said:#}");
+    let why = said["families"][1]["reason"].as_str().unwrap();
+    assert!(why.contains("brk0 has no IPv6 address"), "{said:#}");
+    assert_families_take(&lab, Path::BREAKOUT, Path::Breakout(2));
+    lab.router
+        .ip(&format!("addr add {address}/64 dev {interface} nodad\n"))
+        .unwrap();
+    wait_for(&steer, 0, "up");
+    assert_new_flows_take(&lab, Path::BREAKOUT);
+    steer.detach().unwrap();
+}
+
+#[test]
+fn redirect_mode_takes_a_dead_family_off_the_breakout() {
+    let lab = public_office();
+    let settings = Settings {
+        mode: Mode::Redirect,
+        health: rules(SHORT_HOLD),
+        ..Settings::default()
+    };
+    let steer = Steer::start(&lab, &settings).unwrap();
+    black_hole_of(&lab, &lab.breakouts()[0], "ip6");
+    wait_for_families(&steer, "IPv6 is dead", 0, ["up", "down"]);
+    assert_families_take(&lab, Path::BREAKOUT, Path::Backbone);
+    lab.black_hole(&[]).unwrap();
+    wait_for(&steer, 0, "up");
+    assert_new_flows_take(&lab, Path::BREAKOUT);
+    steer.detach().unwrap();
+}
+
+fn public_office() -> Lab {
+    Lab::start(LabOptions {
         lan: LanKind::Public,
         firewall: false,
         ..LabOptions::default()
     })
-    .unwrap();
+    .unwrap()
+}
+
+#[test]
+fn redirect_mode_leaves_a_black_hole_and_returns_to_the_path() {
+    let lab = public_office();
     let settings = Settings {
         mode: Mode::Redirect,
         health: rules(SHORT_HOLD),

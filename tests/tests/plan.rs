@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf};
 use fastrand::Rng;
 use ipnet::IpNet;
 use steer_common::{
-    abi::{NextHop, PathTable, STEERING},
+    abi::{FamilyTable, NextHop, PathTable, STEERING},
     mark,
     reason::Reason,
 };
@@ -207,8 +207,10 @@ fn bench(mode: Mode) -> Bench {
         bench.maps().set_device(1, 1).unwrap();
     }
     let paths = PathTable {
-        state: STEERING | 1 << PATH,
-        buckets: [PATH; 64],
+        families: [FamilyTable {
+            state: STEERING | 1 << PATH,
+            buckets: [PATH; 64],
+        }; 2],
         next_hops: [[1; 2]; mark::PATHS],
     };
     bench.maps().set_paths(&paths).unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
 use steer_common::{
-    abi::{NextHop, PathTable, STEERING},
+    abi::{FamilyTable, NextHop, PathTable, STEERING},
     chunk::SourceKind,
     image::{Claim, Image, Order, Source},
     mark,
@@ -96,8 +96,10 @@ fn every_packet_sees_one_plan(mode: Mode) {
         bench.maps().set_device(1, 1).unwrap();
     }
     let paths = PathTable {
-        state: STEERING | 0b10,
-        buckets: [1; 64],
+        families: [FamilyTable {
+            state: STEERING | 0b10,
+            buckets: [1; 64],
+        }; 2],
         next_hops: [[1; 2]; mark::PATHS],
     };
     bench.maps().set_paths(&paths).unwrap();

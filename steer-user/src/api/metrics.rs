@@ -378,6 +378,18 @@ impl Families<'_> {
                 .iter()
                 .map(|it| (named(it), is(PathHealth::Degraded)(it))),
         )?;
+        self.gauge(
+            "breakout_family_up",
+            "Whether new flows of a family (IPv4, IPv6) take the breakout, well or badly",
+            None,
+            breakouts.iter().flat_map(|it| {
+                it.families.iter().map(move |family| {
+                    let mut labels = named(it);
+                    labels.push(("family", family.family.clone()));
+                    (labels, u64::from(family.state != PathHealth::Down))
+                })
+            }),
+        )?;
         self.counter(
             "reset",
             "Flows that were reset because their breakout went down",
@@ -703,6 +715,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::api::FamilyStatus;
     use crate::api::{ClassCounter, FeedStatus, ProbeStatus};
 
     fn queries() -> DnsStatus {
@@ -780,6 +793,13 @@ mod tests {
                 state: PathHealth::Up,
                 reason: None,
                 notes: vec![],
+                families: [("IPv4", PathHealth::Up), ("IPv6", PathHealth::Down)]
+                    .map(|(family, state)| FamilyStatus {
+                        family: family.into(),
+                        state,
+                        reason: None,
+                    })
+                    .into(),
                 gateway: None,
                 gateway6: None,
                 probes: vec![ProbeStatus {
@@ -974,6 +994,16 @@ mod tests {
             ),
             (
                 r#"steer_breakout_degraded{id="1",breakout="fiber",interface="brk0"}"#.to_owned(),
+                0,
+            ),
+            (
+                r#"steer_breakout_family_up{id="1",breakout="fiber",interface="brk0",family="IPv4"}"#
+                    .to_owned(),
+                1,
+            ),
+            (
+                r#"steer_breakout_family_up{id="1",breakout="fiber",interface="brk0",family="IPv6"}"#
+                    .to_owned(),
                 0,
             ),
             (

@@ -129,6 +129,9 @@ pub struct BreakoutStatus {
     /// What else is known of a breakout that is down.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,
+    /// The same of each family. A link that has only one of them is up with that.
+    #[serde(default)]
+    pub families: Vec<FamilyStatus>,
     /// The IPv4 next hop.
     pub gateway: Option<String>,
     /// The IPv6 next hop.
@@ -139,6 +142,17 @@ pub struct BreakoutStatus {
     /// Flows that were reset because it went down, since the controller's start.
     #[serde(default)]
     pub flows_reset: u64,
+}
+
+/// What a breakout is for one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyStatus {
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// Whether new flows of it take the breakout.
+    pub state: PathHealth,
+    /// Why not, or what is bad.
+    pub reason: Option<String>,
 }
 
 /// A target of probes over one breakout.

@@ -100,6 +100,7 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
                 gateways.join(" and ")
             },
         )?;
+        families(&mut out, breakout)?;
         probes(&mut out, breakout)?;
     }
     dead_man(&mut out, status)?;
@@ -193,6 +194,23 @@ fn dead_man(out: &mut String, status: &Status) -> std::fmt::Result {
             )?,
             (true, true, false) => writeln!(out, "dead-man  {name}: no sign that it is dead")?,
             (false, true, _) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Where the two families fare differently, a line for each.
+fn families(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
+    let states = breakout.families.iter().map(|it| it.state);
+    if states.clone().all(|state| state == breakout.state) {
+        return Ok(());
+    }
+    for it in &breakout.families {
+        let reason = it.reason.as_deref().unwrap_or("?");
+        match it.state {
+            PathHealth::Up => writeln!(out, "  {}    up", it.family)?,
+            PathHealth::Degraded => writeln!(out, "  {}    DEGRADED: {reason}", it.family)?,
+            PathHealth::Down => writeln!(out, "  {}    DOWN: {reason}", it.family)?,
         }
     }
     Ok(())

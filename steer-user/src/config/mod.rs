@@ -39,7 +39,7 @@ pub use self::{
 use crate::endpoints::{Category, Instance, NamePattern, Ports, ServiceArea, SetId};
 pub use crate::{
     datapath::{Mode, Order, XdpChoice},
-    system::{InterfaceName, MarkBits, Owner},
+    system::{Family, InterfaceName, MarkBits, Owner},
 };
 
 /// A commented sample that names every key.

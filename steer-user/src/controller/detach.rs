@@ -55,7 +55,9 @@ pub async fn detach(system: &SystemConfig, drain: Drain) -> Result<Detached, Con
         && let Ok(mut maps) = Maps::open(&pins, mode)
     {
         let mut table = maps.paths()?;
-        table.state &= !STEERING;
+        for family in &mut table.families {
+            family.state &= !STEERING;
+        }
         maps.set_paths(&table)?;
     }
     cut::point();

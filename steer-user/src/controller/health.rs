@@ -20,7 +20,7 @@ use crate::{
     api::ProbeStatus,
     config::{Breakout, Config, HealthConfig, ProbeKind, Target},
     endpoints::Feed,
-    paths::{Probe, Verdict, Watch},
+    paths::{Families, Probe, Verdict},
     probe::{self, Trust, TrustError, Via},
     system::{Family, PathId, conntrack},
 };
@@ -55,7 +55,10 @@ impl Way {
         let targets = if !rules.probes {
             Vec::new()
         } else if rules.targets.is_empty() {
-            probe::front_doors(feed, family(view, id))
+            let doors = families(view)
+                .iter()
+                .map(|it| probe::front_doors(feed, *it));
+            doors.flatten().collect()
         } else {
             rules.targets.clone()
         };
@@ -77,13 +80,13 @@ impl Way {
     }
 }
 
-/// IPv4, unless the breakout has nothing but IPv6.
-fn family(view: &View, id: PathId) -> Family {
-    let spec = view.wanted.paths.iter().find(|spec| spec.id == id);
-    if spec.is_some_and(|it| it.next_hop4.is_none() && it.next_hop6.is_some()) {
-        Family::V6
+/// What is probed over the device and not configured: both families if the kernel has both. One that
+/// the device has not now it may have later.
+fn families(view: &View) -> &'static [Family] {
+    if view.wanted.ipv6 {
+        &Family::BOTH
     } else {
-        Family::V4
+        &[Family::V4]
     }
 }
 
@@ -112,7 +115,7 @@ impl Prober {
         config: &Config,
         view: &View,
         feed: &Feed,
-        taken: impl Fn(PathId) -> bool,
+        taken: impl Fn(PathId) -> [bool; 2],
     ) -> Result<(), TrustError> {
         (self.trust, self.problems) = trust(&config.health)?;
         let mut ways = BTreeMap::new();
@@ -132,15 +135,17 @@ impl Prober {
             let old = self.ways.get(&id);
             let known = old
                 .filter(|old| old.same(&way))
-                .and_then(|_| state.watch(id));
+                .and_then(|_| state.families(id));
             let other_device = old.is_some_and(|old| old.via.device != way.via.device);
-            let watch = known.cloned().unwrap_or_else(|| {
-                let taken = taken(id) && !other_device;
-                Watch::new(way.rules.clone(), way.targets.len(), taken, seed())
+            let families = known.cloned().unwrap_or_else(|| {
+                let taken = taken(id).map(|taken| taken && !other_device);
+                let targets = way.targets.iter().map(|it| Family::of(it.address.ip()));
+                let targets: Vec<Family> = targets.collect();
+                Families::new(&way.rules, &targets, taken, seed())
             });
             setups.push(PathSetup {
                 id,
-                watch,
+                families,
                 when_down: breakout.when_down,
                 when_degraded: config.health.when_degraded,
                 on_path_loss: config.health.on_path_loss,
@@ -198,10 +203,10 @@ impl Prober {
 
     /// The targets of a path, with what is known of them.
     pub(super) fn report(&self, id: PathId, state: &State) -> Vec<ProbeStatus> {
-        let (Some(way), Some(watch)) = (self.ways.get(&id), state.watch(id)) else {
+        let (Some(way), Some(families)) = (self.ways.get(&id), state.families(id)) else {
             return Vec::new();
         };
-        let pairs = way.targets.iter().zip(watch.targets());
+        let pairs = way.targets.iter().zip(families.targets());
         pairs
             .map(|(target, report)| ProbeStatus {
                 target: target.address.to_string(),
@@ -243,13 +248,16 @@ impl Controller {
         }
     }
 
-    /// Deletes the flows of a path, and counts them.
-    pub(super) fn reset_flows(&mut self, id: PathId) {
+    /// Deletes a family's flows of a path, and counts them.
+    pub(super) fn reset_flows(&mut self, id: PathId, family: Family) {
         let name = self.name_of(id).to_owned();
-        match conntrack::reset(self.config.mark.bits, id) {
+        match conntrack::reset(self.config.mark.bits, id, family) {
             Ok(flows) => {
                 *self.prober.resets.entry(id).or_default() += flows;
-                info!("breakout {name}: {flows} flows were reset; clients begin anew elsewhere");
+                info!(
+                    "breakout {name}: {flows} {} flows were reset; clients begin anew elsewhere",
+                    family.name()
+                );
             }
             Err(error) => warn!("breakout {name}: its flows cannot be reset: {error}"),
         }
@@ -264,6 +272,16 @@ impl Controller {
             Verdict::Down(why) => {
                 warn!("breakout {name}: down: {why}. New flows take another way");
             }
+        }
+    }
+
+    /// Tells the operator what a family alone lacks on a path.
+    pub(super) fn tell_of_family(&self, id: PathId, family: Family, lack: Option<&str>) {
+        let (name, family) = (self.name_of(id), family.name());
+        if let Some(why) = lack {
+            warn!("breakout {name}: no {family}: {why}. New {family} flows take another way");
+        } else {
+            info!("breakout {name}: {family} is there");
         }
     }
 

@@ -83,6 +83,8 @@ pub struct BreakoutView {
     pub id: PathId,
     /// Why it cannot be used.
     pub trouble: Option<String>,
+    /// Why IPv4 and IPv6 alone cannot be used.
+    pub lacks: [Option<String>; 2],
     /// Its interface's index.
     pub ifindex: Option<u32>,
     /// Where its answers come in.
@@ -314,10 +316,17 @@ async fn look_at_breakout(
         Some(link) => silent_gateway(kernel, link, [via4, via6]).await?,
         None => None,
     };
+    let lacks = Family::BOTH.map(|family| {
+        let place = family.index();
+        let route = [via4, via6][place].is_some();
+        let hop = config.mode == Mode::Mark || hops[place].is_some();
+        lack(&spec, family, view.wanted.ipv6, route, hop)
+    });
     view.breakouts.push(BreakoutView {
         id,
         silent_gateway,
         trouble: trouble(config.mode, breakout, link, &spec, hops),
+        lacks,
         ifindex: link.map(|link| link.index),
         exit: link.map(|link| Exit {
             path: id.get(),
@@ -395,6 +404,27 @@ async fn gateway_mac(
         }
     }
     Ok(None)
+}
+
+/// Why one family cannot be used on a breakout now, where the other may be: `route` says whether its
+/// way is known, `hop` whether whoever is there answers.
+fn lack(spec: &PathSpec, family: Family, ipv6: bool, route: bool, hop: bool) -> Option<String> {
+    let (interface, name) = (&spec.interface, family.name());
+    if family == Family::V6 && !ipv6 {
+        return Some("this kernel has no IPv6".into());
+    }
+    if !spec.has_source(family) {
+        return Some(format!(
+            "{interface} has no {name} address, and no {name} source is valid there as it is"
+        ));
+    }
+    if !route {
+        return Some(format!(
+            "no {name} gateway is known on {interface}: the configuration names none, and the \
+             kernel has no {name} default route there"
+        ));
+    }
+    (!hop).then(|| format!("the {name} gateway on {interface} does not answer"))
 }
 
 /// Why a breakout cannot be used now.

@@ -2,7 +2,7 @@
 //! they are. Nothing leaks meanwhile: grants and translation are one table, and routing follows grants.
 
 use super::View;
-use crate::system::{Object, PathId, RulePriority, Selector, SystemError};
+use crate::system::{Family, Object, PathId, RulePriority, Selector, SystemError};
 
 /// What could not be put into the box, and why.
 #[derive(Debug, Default)]
@@ -30,28 +30,36 @@ impl Missing {
         changed
     }
 
-    /// Says of each breakout that has no other trouble which of its objects is missing.
+    /// Says of each family of a breakout that lacks nothing else which of its objects is missing.
     pub(super) fn mark(&self, view: &mut View) {
         for breakout in &mut view.breakouts {
-            if breakout.trouble.is_none() {
-                breakout.trouble = self.trouble(breakout.id);
+            for family in Family::BOTH {
+                let lack = &mut breakout.lacks[family.index()];
+                if lack.is_none() {
+                    *lack = self.trouble(breakout.id, family);
+                }
+            }
+            if breakout.trouble.is_none() && breakout.lacks.iter().all(Option::is_some) {
+                breakout.trouble.clone_from(&breakout.lacks[0]);
             }
         }
     }
 
-    fn trouble(&self, path: PathId) -> Option<String> {
-        let (object, why) = self.0.iter().find(|(it, _)| is_needed(it, path))?;
+    fn trouble(&self, path: PathId, family: Family) -> Option<String> {
+        let needed = |it: &Object| is_needed(it, path, family);
+        let (object, why) = self.0.iter().find(|(it, _)| needed(it))?;
         Some(format!(
             "`{object}` is missing and cannot be put back: {why}"
         ))
     }
 }
 
-/// Whether a path cannot be used without the object.
-fn is_needed(object: &Object, path: PathId) -> bool {
+/// Whether a family cannot use a path without the object.
+fn is_needed(object: &Object, path: PathId, family: Family) -> bool {
     match object {
         Object::NftTable(_) => true,
-        Object::Route(route) => route.table == path.table(),
+        Object::Route(route) => (route.table, route.family) == (path.table(), family),
+        Object::Rule(rule) if rule.family != family => false,
         Object::Rule(rule) => match rule.selector {
             // Without it answers are sent back to where they came from.
             Selector::Mark { .. } => {
@@ -69,7 +77,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::system::{Family, InterfaceName, NextHop, Route, Sysctl};
+    use crate::system::{InterfaceName, NextHop, Route, Sysctl};
 
     fn route(path: u8) -> Object {
         Object::Route(Route {
@@ -96,12 +104,18 @@ mod tests {
             !missing.note(&both, &[route(1)], &[failed(route(1))]),
             "the same again"
         );
-        assert!(missing.trouble(one).unwrap().contains("no room"));
-        assert_eq!(missing.trouble(two), None);
+        assert!(
+            missing
+                .trouble(one, Family::V4)
+                .unwrap()
+                .contains("no room")
+        );
+        assert_eq!(missing.trouble(two, Family::V4), None);
+        assert_eq!(missing.trouble(one, Family::V6), None, "a route of IPv4");
         assert!(!missing.note(&both, &[route(2)], &[]), "not looked at");
-        assert!(missing.trouble(one).is_some());
+        assert!(missing.trouble(one, Family::V4).is_some());
         assert!(missing.note(&both, &both, &[]));
-        assert_eq!(missing.trouble(one), None);
+        assert_eq!(missing.trouble(one, Family::V4), None);
     }
 
     #[test]
@@ -116,7 +130,7 @@ mod tests {
         let (before, now) = ([route(1)], [other]);
         assert!(missing.note(&before, &before, &[failed(route(1))]));
         assert!(missing.note(&now, &now, &[]));
-        assert_eq!(missing.trouble(PathId::new(1).unwrap()), None);
+        assert_eq!(missing.trouble(PathId::new(1).unwrap(), Family::V4), None);
     }
 
     #[test]
@@ -125,6 +139,6 @@ mod tests {
         let sysctl = Sysctl::of_interface(Family::V4, &interface, "rp_filter", 2);
         let mut missing = Missing::default();
         missing.note(&[], &[], &[failed(Object::Sysctl(sysctl))]);
-        assert_eq!(missing.trouble(PathId::new(1).unwrap()), None);
+        assert_eq!(missing.trouble(PathId::new(1).unwrap(), Family::V4), None);
     }
 }

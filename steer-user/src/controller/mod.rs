@@ -34,6 +34,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use steer_common::abi::PathTable;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -292,7 +293,10 @@ impl Controller {
             started_at: unix_time(),
         };
         // What another version found of a path cannot be read; that it is up is refuted soon.
-        let taken = |id: PathId| adopting && (unreadable || before.state & 1 << id.get() != 0);
+        let taken = |id: PathId| {
+            let up = was_up(&before, id);
+            up.map(|up| adopting && (unreadable || up))
+        };
         if let Err(error) = controller.steer(view, taken) {
             undo(&mut controller.kernel, &controller.config, adopting).await;
             return Err(error);
@@ -302,7 +306,11 @@ impl Controller {
 
     /// Attaches the programs. The state of the paths comes first: programs that take the place of
     /// another version's steer with their own maps from their first packet on.
-    fn steer(&mut self, view: View, taken: impl Fn(PathId) -> bool) -> Result<(), ControllerError> {
+    fn steer(
+        &mut self,
+        view: View,
+        taken: impl Fn(PathId) -> [bool; 2],
+    ) -> Result<(), ControllerError> {
         self.hear();
         self.set_up_probes(&view, taken)?;
         self.see(view)?;
@@ -423,7 +431,7 @@ impl Controller {
     fn set_up_probes(
         &mut self,
         view: &View,
-        taken: impl Fn(PathId) -> bool,
+        taken: impl Fn(PathId) -> [bool; 2],
     ) -> Result<(), ControllerError> {
         let feed = self.plan.feed();
         self.prober
@@ -462,6 +470,7 @@ impl Controller {
                 priority: configured.priority,
                 weight: configured.weight,
                 trouble: seen.trouble.clone(),
+                lacks: seen.lacks.clone(),
                 next_hops,
             });
         }
@@ -478,8 +487,11 @@ impl Controller {
                 }
                 Effect::SteeringStarts => info!("the watch period is over: new flows are steered"),
                 Effect::Probe(id, probe) => self.prober.send(id, probe),
-                Effect::ResetFlows(id) => self.reset_flows(id),
+                Effect::ResetFlows(id, family) => self.reset_flows(id, family),
                 Effect::PathChanged { id, verdict } => self.tell(id, &verdict),
+                Effect::FamilyChanged { id, family, lack } => {
+                    self.tell_of_family(id, family, lack.as_deref());
+                }
             }
         }
         Ok(())
@@ -628,7 +640,7 @@ impl Controller {
         self.feed_task = keeper.map(|it| FeedTask::spawn(it, config.feed.clone(), commands));
         self.config = config;
         let table = self.datapath.maps().paths()?;
-        self.set_up_probes(&view, |id| table.state & 1 << id.get() != 0)?;
+        self.set_up_probes(&view, |id| was_up(&table, id))?;
         self.objects = report::objects(&self.config, &view);
         self.sweep().await;
         self.see(view)?;
@@ -679,6 +691,11 @@ impl Controller {
             Command::UseFeed(_, answer) => drop(answer.send(Err(refused().message))),
         }
     }
+}
+
+/// Whether a path was up in each family.
+fn was_up(table: &PathTable, id: PathId) -> [bool; 2] {
+    table.families.map(|it| it.state & 1 << id.get() != 0)
 }
 
 /// What is in the one list and not in the other.

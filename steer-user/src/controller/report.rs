@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use super::{Controller, ControllerError, FeedTask, Phase, View, deadman, registry::RegistryFile};
 use crate::{
     api::{
-        BreakoutStatus, ClassCounter, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus,
-        Status, SteeringState,
+        BreakoutStatus, ClassCounter, FamilyStatus, FeedStatus, LanStatus, NftStatus, PathHealth,
+        PlanStatus, Status, SteeringState,
     },
     config::{Breakout, Config, Mode, SystemConfig},
     datapath::{Maps, PinDir},
-    paths::{Verdict, Watch},
+    paths::{Families, Verdict},
     policy::{ClassRegistry, Plan},
     system::{self, Family, InterfaceName, Object, Sysctl, nft},
 };
@@ -144,14 +144,10 @@ impl Controller {
         let pairs = self.config.breakouts.iter().zip(&self.view.breakouts);
         pairs
             .map(|(configured, seen)| {
-                let watch = self.state.watch(seen.id);
-                let (state, reason) = match watch.map(Watch::verdict) {
-                    Some(Verdict::Up) | None => (PathHealth::Up, None),
-                    Some(Verdict::Degraded(why)) => (PathHealth::Degraded, Some(why)),
-                    Some(Verdict::Down(why)) => (PathHealth::Down, Some(why)),
-                };
+                let families = self.state.families(seen.id);
+                let (state, reason) = health(families.map(Families::verdict));
                 let notes = [
-                    watch.and_then(|it| it.waits_for(self.started.elapsed())),
+                    families.and_then(|it| it.waits_for(self.started.elapsed())),
                     seen.silent_gateway
                         .filter(|_| state == PathHealth::Down && seen.trouble.is_none())
                         .map(|it| format!("its gateway {it} does not answer either")),
@@ -162,6 +158,17 @@ impl Controller {
                     interface: configured.interface.to_string(),
                     state,
                     reason,
+                    families: Family::BOTH
+                        .map(|family| {
+                            let verdict = families.map(|it| it.verdict_of(family));
+                            let (state, reason) = health(verdict);
+                            FamilyStatus {
+                                family: family.name().into(),
+                                state,
+                                reason,
+                            }
+                        })
+                        .into(),
                     notes: notes.into_iter().flatten().collect(),
                     gateway: seen.gateway.clone(),
                     gateway6: seen.gateway6.clone(),
@@ -170,6 +177,15 @@ impl Controller {
                 }
             })
             .collect()
+    }
+}
+
+/// A verdict as status has it; nobody watches a breakout that has none.
+fn health(verdict: Option<Verdict>) -> (PathHealth, Option<String>) {
+    match verdict {
+        Some(Verdict::Up) | None => (PathHealth::Up, None),
+        Some(Verdict::Degraded(why)) => (PathHealth::Degraded, Some(why)),
+        Some(Verdict::Down(why)) => (PathHealth::Down, Some(why)),
     }
 }
 

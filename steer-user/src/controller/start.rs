@@ -100,7 +100,7 @@ pub(super) fn adoptable(config: &Config) -> bool {
     }
     datapath::Maps::open(&pins, config.mode)
         .and_then(|maps| maps.paths())
-        .is_ok_and(|paths| paths.state & steer_common::abi::STEERING != 0)
+        .is_ok_and(|paths| paths.families[0].state & steer_common::abi::STEERING != 0)
 }
 
 /// How long flows that began before are only watched.

@@ -6,13 +6,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use steer_common::{
-    abi::{PathTable, STEERING},
+    abi::{FamilyTable, PathTable, STEERING},
     mark,
 };
 
 use crate::{
-    config::{HealthConfig, OnPathLoss, WhenDegraded, WhenDown},
-    paths::{Outcome, Probe, Verdict, Watch},
+    config::{Family, HealthConfig, OnPathLoss, WhenDegraded, WhenDown},
+    paths::{Families, Outcome, Probe, Verdict},
     system::PathId,
 };
 
@@ -27,6 +27,8 @@ pub struct BreakoutFacts {
     pub weight: u8,
     /// Why it cannot be used, in words; none when it can.
     pub trouble: Option<String>,
+    /// Why IPv4 and IPv6 alone cannot be used.
+    pub lacks: [Option<String>; 2],
     /// The index of the resolved next hop in the fast path's map, for IPv4 and IPv6 (redirect mode
     /// only, else 0).
     pub next_hops: [u8; 2],
@@ -38,7 +40,7 @@ pub struct PathSetup {
     /// Its path.
     pub id: PathId,
     /// The probes and what they say.
-    pub watch: Watch,
+    pub families: Families,
     /// What it being down means for new flows.
     pub when_down: WhenDown,
     /// What it being degraded means for new flows.
@@ -79,10 +81,19 @@ pub enum Effect {
         /// What it is now.
         verdict: Verdict,
     },
+    /// Tell the operator that a family alone cannot be used on a path, or can again.
+    FamilyChanged {
+        /// The path.
+        id: PathId,
+        /// The family.
+        family: Family,
+        /// What it lacks.
+        lack: Option<String>,
+    },
     /// Send a probe over a path.
     Probe(PathId, Probe),
-    /// Delete the flows of a path that went down.
-    ResetFlows(PathId),
+    /// Delete a family's flows of a path that went down.
+    ResetFlows(PathId, Family),
     /// Tell the operator that the watch period is over.
     SteeringStarts,
 }
@@ -114,7 +125,16 @@ pub struct State {
 #[derive(Clone, Debug)]
 struct Path {
     setup: PathSetup,
-    told: Option<Verdict>,
+    told: Told,
+}
+
+/// What the operator was told of a path.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    verdict: Option<Verdict>,
+    lacks: [Option<String>; 2],
+    /// Whether each family carried flows.
+    carried: [bool; 2],
 }
 
 impl Path {
@@ -122,7 +142,7 @@ impl Path {
     fn unprobed(id: PathId) -> Self {
         Self::new(PathSetup {
             id,
-            watch: Watch::new(HealthConfig::default(), 0, false, 0),
+            families: Families::new(&HealthConfig::default(), &[], [false, false], 0),
             when_down: WhenDown::default(),
             when_degraded: WhenDegraded::default(),
             on_path_loss: OnPathLoss::default(),
@@ -130,30 +150,37 @@ impl Path {
     }
 
     fn new(setup: PathSetup) -> Self {
-        Self { setup, told: None }
+        Self {
+            setup,
+            told: Told::default(),
+        }
     }
 
-    /// How good it is for new flows; the lower the better, none if it is none.
-    fn rank(&self) -> Option<u8> {
-        match (self.setup.watch.verdict(), self.setup.when_degraded) {
+    fn verdict(&self, family: Family) -> Verdict {
+        self.setup.families.verdict_of(family)
+    }
+
+    /// How good it is for a family's new flows; the lower the better, none if it is none.
+    fn rank(&self, family: Family) -> Option<u8> {
+        match (self.verdict(family), self.setup.when_degraded) {
             (Verdict::Up, _) | (Verdict::Degraded(_), WhenDegraded::Keep) => Some(0),
             (Verdict::Degraded(_), WhenDegraded::Next) => Some(1),
             (Verdict::Degraded(_), WhenDegraded::Backbone) => None,
             // The box itself could not send them there.
             (Verdict::Down(_), _) => (self.setup.when_down == WhenDown::Hold
-                && !self.setup.watch.is_impossible())
+                && !self.setup.families.is_impossible(family))
             .then_some(0),
         }
     }
 
     /// Whether flows that took it may go on there.
-    fn carries(&self) -> bool {
-        self.rank().is_some() || matches!(self.setup.watch.verdict(), Verdict::Degraded(_))
+    fn carries(&self, family: Family) -> bool {
+        self.rank(family).is_some() || matches!(self.verdict(family), Verdict::Degraded(_))
     }
 
     /// Whether new flows are to take the backbone rather than a breakout of lower rank.
-    fn ends_search(&self) -> bool {
-        matches!(self.setup.watch.verdict(), Verdict::Down(_))
+    fn ends_search(&self, family: Family) -> bool {
+        matches!(self.verdict(family), Verdict::Down(_))
             && self.setup.when_down == WhenDown::Backbone
     }
 }
@@ -179,22 +206,23 @@ impl State {
         self.paths = paths
             .into_iter()
             .map(|setup| {
-                let told = self.paths.get(&setup.id).and_then(|old| old.told.clone());
+                let old = self.paths.get(&setup.id);
+                let told = old.map(|old| old.told.clone()).unwrap_or_default();
                 (setup.id, Path { setup, told })
             })
             .collect();
     }
 
     /// How a path is watched.
-    pub fn watch(&self, id: PathId) -> Option<&Watch> {
-        self.paths.get(&id).map(|path| &path.setup.watch)
+    pub fn families(&self, id: PathId) -> Option<&Families> {
+        self.paths.get(&id).map(|path| &path.setup.families)
     }
 
     /// When [`Event::Tick`] is due, unless something happens before.
     pub fn due(&self) -> Option<Duration> {
         self.paths
             .values()
-            .filter_map(|it| it.setup.watch.due())
+            .filter_map(|it| it.setup.families.due())
             .min()
     }
 
@@ -218,7 +246,8 @@ impl State {
                 for new in &facts {
                     let path = self.paths.entry(new.id);
                     let path = path.or_insert_with(|| Path::unprobed(new.id));
-                    path.setup.watch.facts(new.trouble.clone(), now);
+                    let families = &mut path.setup.families;
+                    families.facts(new.trouble.as_deref(), new.lacks.clone(), now);
                 }
                 self.breakouts = facts;
             }
@@ -228,14 +257,14 @@ impl State {
                 outcome,
             } => {
                 if let Some(path) = self.paths.get_mut(&id) {
-                    path.setup.watch.outcome(number, outcome, now);
+                    path.setup.families.outcome(number, outcome, now);
                 }
             }
             Event::Tick => {}
             Event::StopSteering => self.phase = Phase::Stopped,
         }
         for (&id, path) in &mut self.paths {
-            let probes = path.setup.watch.poll(now);
+            let probes = path.setup.families.poll(now);
             effects.extend(probes.into_iter().map(|probe| Effect::Probe(id, probe)));
         }
         if let Phase::Watching { until } = self.phase
@@ -257,46 +286,72 @@ impl State {
     fn path_changes(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
         for (&id, path) in &mut self.paths {
-            let verdict = path.setup.watch.verdict();
-            if path.told.as_ref() == Some(&verdict) {
+            for family in Family::BOTH {
+                let now = path.carries(family);
+                let before = std::mem::replace(&mut path.told.carried[family.index()], now);
+                if before && !now && path.setup.on_path_loss == OnPathLoss::Reset {
+                    effects.push(Effect::ResetFlows(id, family));
+                }
+            }
+            let verdict = path.setup.families.verdict();
+            if path.told.verdict.as_ref() != Some(&verdict) {
+                path.told.verdict = Some(verdict.clone());
+                effects.push(Effect::PathChanged {
+                    id,
+                    verdict: verdict.clone(),
+                });
+            }
+            // What a link that is gone lacks besides is no news.
+            if matches!(verdict, Verdict::Down(_)) {
                 continue;
             }
-            let carried = matches!(path.told, Some(Verdict::Up | Verdict::Degraded(_)));
-            let reset = path.setup.on_path_loss == OnPathLoss::Reset;
-            if carried && reset && !path.carries() {
-                effects.push(Effect::ResetFlows(id));
+            for family in Family::BOTH {
+                let lack = path.setup.families.lack(family).map(str::to_owned);
+                let told = &mut path.told.lacks[family.index()];
+                if *told != lack {
+                    told.clone_from(&lack);
+                    effects.push(Effect::FamilyChanged { id, family, lack });
+                }
             }
-            path.told = Some(verdict.clone());
-            effects.push(Effect::PathChanged { id, verdict });
         }
         effects
     }
 
     /// The path table that the facts, the probes and the phase ask for.
     fn path_table(&self) -> PathTable {
+        let mut next_hops = [[0; 2]; mark::PATHS];
+        let families = Family::BOTH.map(|family| self.family_table(family, &mut next_hops));
+        PathTable {
+            families,
+            next_hops,
+        }
+    }
+
+    fn family_table(&self, family: Family, next_hops: &mut [[u8; 2]; mark::PATHS]) -> FamilyTable {
         let steering = if self.phase == Phase::Steering {
             STEERING
         } else {
             0
         };
-        let chosen = self.chosen();
+        let chosen = self.chosen(family);
         // Where new flows take the backbone, no path may look like a way for them.
         let carrying: Vec<&BreakoutFacts> = self
             .breakouts
             .iter()
-            .filter(|it| !chosen.is_empty() && self.path(it).is_some_and(Path::carries))
+            .filter(|it| {
+                !chosen.is_empty() && self.path(it).is_some_and(|path| path.carries(family))
+            })
             .collect();
         let state = carrying
             .iter()
             .fold(steering, |state, breakout| state | 1 << breakout.id.get());
-        let mut next_hops = [[0; 2]; mark::PATHS];
         for breakout in carrying {
-            next_hops[usize::from(breakout.id.get())] = breakout.next_hops;
+            let place = family.index();
+            next_hops[usize::from(breakout.id.get())][place] = breakout.next_hops[place];
         }
-        PathTable {
+        FamilyTable {
             state,
             buckets: buckets(&chosen),
-            next_hops,
         }
     }
 
@@ -304,9 +359,9 @@ impl State {
         self.paths.get(&breakout.id)
     }
 
-    /// The breakouts that new flows take: of those that are well, else of those that are degraded,
+    /// The breakouts that a family's new flows take: of those that are well, else of those that are degraded,
     /// the ones of the best priority.
-    fn chosen(&self) -> Vec<&BreakoutFacts> {
+    fn chosen(&self, family: Family) -> Vec<&BreakoutFacts> {
         let mut sorted: Vec<&BreakoutFacts> = self.breakouts.iter().collect();
         sorted.sort_by_key(|breakout| breakout.priority);
         for wanted in [0, 1] {
@@ -314,13 +369,14 @@ impl State {
                 let path = |it: &&BreakoutFacts| self.path(it);
                 let good: Vec<&BreakoutFacts> = group
                     .iter()
-                    .filter(|it| path(it).and_then(Path::rank) == Some(wanted))
+                    .filter(|it| path(it).and_then(|path| path.rank(family)) == Some(wanted))
                     .copied()
                     .collect();
                 if !good.is_empty() {
                     return good;
                 }
-                if group.iter().filter_map(path).any(Path::ends_search) {
+                let ends_search = |path: &Path| path.ends_search(family);
+                if group.iter().filter_map(path).any(ends_search) {
                     return Vec::new();
                 }
             }
@@ -369,6 +425,7 @@ mod tests {
             priority,
             weight,
             trouble: None,
+            lacks: [None, None],
             next_hops: [0; 2],
         }
     }
@@ -378,7 +435,7 @@ mod tests {
         breakout
     }
 
-    fn table(effects: &[Effect]) -> &PathTable {
+    fn tables(effects: &[Effect]) -> &PathTable {
         effects
             .iter()
             .find_map(|effect| match effect {
@@ -388,7 +445,14 @@ mod tests {
             .unwrap()
     }
 
-    fn share_of(table: &PathTable, path: u8) -> usize {
+    /// That of both families, which must be alike.
+    fn table(effects: &[Effect]) -> &FamilyTable {
+        let [v4, v6] = &tables(effects).families;
+        assert_eq!(v4, v6);
+        v4
+    }
+
+    fn share_of(table: &FamilyTable, path: u8) -> usize {
         let ours = |bucket: &&u8| **bucket == path;
         table.buckets.iter().filter(ours).map(|_| 1).sum()
     }
@@ -473,6 +537,60 @@ mod tests {
         for (old, new) in before.buckets.iter().zip(&after.buckets) {
             assert!(old == new || *old == 2, "{old} -> {new}");
         }
+    }
+
+    #[test]
+    fn a_family_that_lacks_something_takes_the_next_breakout_and_the_other_stays() {
+        let mut state = State::new(Duration::ZERO);
+        // The next one by priority is not the one with the lowest number.
+        let all = [breakout(1, 3, 1), breakout(2, 1, 1), breakout(3, 2, 1)];
+        state.step(Event::Facts(all.to_vec()), START);
+        let mut without = all.clone();
+        without[1].lacks = [None, Some("no IPv6 address".into())];
+        let effects = state.step(Event::Facts(without.to_vec()), START);
+        let id = PathId::new(2).unwrap();
+        assert!(effects.contains(&Effect::FamilyChanged {
+            id,
+            family: Family::V6,
+            lack: Some("no IPv6 address".into())
+        }));
+        let told = |it: &Effect| matches!(it, Effect::PathChanged { .. });
+        assert!(!effects.iter().any(told), "the breakout is up");
+        let [v4, v6] = &tables(&effects).families;
+        assert_eq!((v4.state, v6.state), (0b1110 | STEERING, 0b1010 | STEERING));
+        assert_eq!((share_of(v4, 2), share_of(v6, 3)), (64, 64));
+
+        // A cable that is pulled is told once, and what is lacking still is no news afterwards.
+        let mut pulled = without.clone();
+        pulled[1].trouble = Some("no carrier".into());
+        for facts in [pulled, without] {
+            let effects = state.step(Event::Facts(facts.to_vec()), START);
+            let family = |it: &Effect| matches!(it, Effect::FamilyChanged { .. });
+            assert!(!effects.iter().any(family), "{effects:?}");
+        }
+        let effects = state.step(Event::Facts(all.to_vec()), START);
+        assert_eq!(share_of(table(&effects), 2), 64);
+    }
+
+    #[test]
+    fn only_the_flows_of_the_family_that_went_down_are_reset() {
+        let mut state = State::new(Duration::ZERO);
+        let id = PathId::new(1).unwrap();
+        let mut path = Path::unprobed(id);
+        path.setup.on_path_loss = OnPathLoss::Reset;
+        state.set_up([path.setup]);
+        let up = breakout(1, 1, 1);
+        state.step(Event::Facts(vec![up.clone()]), START);
+        let mut without = up;
+        without.lacks[0] = Some("no IPv4 route".into());
+        let resets = |effects: Vec<Effect>| -> Vec<Effect> {
+            let reset = |it: &Effect| matches!(it, Effect::ResetFlows(..));
+            effects.into_iter().filter(reset).collect()
+        };
+        let effects = state.step(Event::Facts(vec![without.clone()]), START);
+        assert_eq!(resets(effects), [Effect::ResetFlows(id, Family::V4)]);
+        let effects = state.step(Event::Facts(vec![down(without)]), START);
+        assert_eq!(resets(effects), [Effect::ResetFlows(id, Family::V6)]);
     }
 
     #[test]

@@ -65,8 +65,8 @@ impl Controller {
         let breakouts = &self.view.breakouts;
         let up = breakouts
             .iter()
-            .filter_map(|it| self.state.watch(it.id))
-            .filter(|watch| watch.verdict() == Verdict::Up)
+            .filter_map(|it| self.state.families(it.id))
+            .filter(|families| families.verdict() == Verdict::Up)
             .count();
         format!(
             "{doing}; generation {}; {up} of {} breakouts up",

@@ -80,12 +80,13 @@ impl Knowledge {
             return None;
         }
         let table = self.dns.table().ok()?;
-        let paths = self.paths.paths().ok()?;
+        let family = usize::from(client.is_ipv6());
+        let paths = *self.paths.paths().ok()?.of(family);
         if table.flags & REWRITING == 0 || paths.state & STEERING == 0 {
             return None;
         }
         let path = paths.choose(hash(client))?;
-        let index = table.active[usize::from(path & 0x0f)][usize::from(client.is_ipv6())];
+        let index = table.active[usize::from(path & 0x0f)][family];
         if index == 0 || self.dns.resolver_state(index).ok()?.is_dead(monotonic_ns()) {
             return None;
         }

@@ -9,12 +9,14 @@
 //! whole handshake; it is up again after `up_after` good rounds in a row, and not before the hold
 //! is over, which doubles with every fall that follows soon.
 
+mod families;
 mod target;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
+pub use self::families::Families;
 use self::target::Tracked;
 pub use self::target::{Outcome, TargetReport};
 use crate::config::HealthConfig;
@@ -63,7 +65,7 @@ pub enum Verdict {
     Down(String),
 }
 
-/// One breakout under watch. Times are counted from any one moment.
+/// One family of a breakout under watch. Times are counted from any one moment.
 #[derive(Clone, Debug)]
 pub struct Watch {
     rules: HealthConfig,

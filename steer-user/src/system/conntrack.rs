@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, io};
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use super::{Mark, MarkBits, PathId, SystemError};
+use super::{Family, Mark, MarkBits, PathId, SystemError};
 
 /// How full the table of this network namespace is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +44,18 @@ pub fn usage() -> Option<Usage> {
 ///
 /// Blocks for about a millisecond per thousand entries of the table.
 pub fn granted(marks: MarkBits) -> Result<BTreeMap<PathId, u64>, SystemError> {
+    granted_in(marks, None)
+}
+
+/// The same for one family, or both.
+fn granted_in(
+    marks: MarkBits,
+    family: Option<Family>,
+) -> Result<BTreeMap<PathId, u64>, SystemError> {
     let udp = UdpTimeouts::read();
     let mut counts = BTreeMap::new();
-    for_each_entry(Mark::grant(marks), Mark::kind(marks), |entry| {
+    let wanted = request(GET, DUMP, family, Mark::grant(marks), Mark::kind(marks));
+    for_each_entry(&wanted, |entry| {
         // The kernel has filtered already, unless it is too old to know how.
         if let Some(path) = Mark::from_bits(entry.mark).granted_path(marks)
             && entry.lives(udp)
@@ -58,15 +67,15 @@ pub fn granted(marks: MarkBits) -> Result<BTreeMap<PathId, u64>, SystemError> {
     Ok(counts)
 }
 
-/// Deletes the entries of the connections that hold this path's grant, and says how many of them
-/// lived. Their clients' next packets belong to no connection any more: TCP is answered with a
+/// Deletes the entries of a family's connections that hold this path's grant, and says how many of
+/// them lived. Their clients' next packets belong to no connection any more: TCP is answered with a
 /// reset from wherever they arrive then, UDP begins anew.
 ///
 /// Blocks for about a millisecond per thousand entries of the table.
-pub fn reset(marks: MarkBits, path: PathId) -> Result<u64, SystemError> {
-    let flows = granted(marks)?.get(&path).copied().unwrap_or(0);
-    delete(path.grant(marks), Mark::mask(marks)).map_err(SystemError::Conntrack)?;
-    Ok(flows)
+pub fn reset(marks: MarkBits, path: PathId, family: Family) -> Result<u64, SystemError> {
+    let flows = granted_in(marks, Some(family))?;
+    delete(family, path.grant(marks), Mark::mask(marks)).map_err(SystemError::Conntrack)?;
+    Ok(flows.get(&path).copied().unwrap_or(0))
 }
 
 /// How long UDP entries stay after their last packet, in seconds.
@@ -142,8 +151,8 @@ const FAMILY_HEADER: usize = 4;
 /// The two highest bits of an attribute's type are flags.
 const TYPE_BITS: u16 = 0x3fff;
 
-fn for_each_entry(bits: Mark, compared: Mark, mut found: impl FnMut(Entry)) -> io::Result<()> {
-    let socket = ask(&request(GET, DUMP, bits, compared))?;
+fn for_each_entry(wanted: &[u8], mut found: impl FnMut(Entry)) -> io::Result<()> {
+    let socket = ask(wanted)?;
     loop {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = &datagram[..];
@@ -165,10 +174,10 @@ fn for_each_entry(bits: Mark, compared: Mark, mut found: impl FnMut(Entry)) -> i
     }
 }
 
-/// Deletes every entry whose mark has these bits. (Without a tuple the kernel deletes all that pass
+/// Deletes every entry of a family whose mark has these bits. (Without a tuple the kernel deletes all that pass
 /// the filter: `ctnetlink_flush_conntrack`, which knows marks since Linux 3.18.)
-fn delete(bits: Mark, compared: Mark) -> io::Result<()> {
-    let socket = ask(&request(DELETE, ACKNOWLEDGE, bits, compared))?;
+fn delete(family: Family, bits: Mark, compared: Mark) -> io::Result<()> {
+    let socket = ask(&request(DELETE, ACKNOWLEDGE, Some(family), bits, compared))?;
     let (datagram, _) = socket.recv_from_full()?;
     match split_message(&datagram) {
         Some((_, payload, _)) => error_of(payload),
@@ -184,15 +193,23 @@ fn ask(message: &[u8]) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// About all entries of both families whose mark has these bits.
-fn request(kind: u16, flags: u16, bits: Mark, compared: Mark) -> Vec<u8> {
+/// About all entries of a family, or of both, whose mark has these bits.
+fn request(kind: u16, flags: u16, family: Option<Family>, bits: Mark, compared: Mark) -> Vec<u8> {
     const LENGTH: u32 = 36;
     let mut message = Vec::new();
     message.extend(LENGTH.to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
-    // Sequence and port number; then family (any), version and resource, all zero.
-    message.extend([0; 8 + FAMILY_HEADER]);
+    // Sequence and port number.
+    message.extend([0; 8]);
+    // Family, version, resource. Of version 0 the kernel deletes both families, whatever is asked
+    // (`ctnetlink_del_conntrack`, since Linux 5.3).
+    let (family, version) = match family {
+        None => (libc::AF_UNSPEC, 0),
+        Some(Family::V4) => (libc::AF_INET, 1),
+        Some(Family::V6) => (libc::AF_INET6, 1),
+    };
+    message.extend([u8::try_from(family).unwrap_or(0), version, 0, 0]);
     for (kind, value) in [(ATTRIBUTE_MARK, bits), (ATTRIBUTE_MARK_MASK, compared)] {
         message.extend(8_u16.to_ne_bytes());
         message.extend(kind.to_ne_bytes());
@@ -320,10 +337,15 @@ END");
             );
             // 0x21000007, read as bits 4 to 9 or as the lowest six.
             assert_eq!(granted(MarkBits::at(4)).unwrap(), BTreeMap::new());
-            // Exactly those of one path go.
-            assert_eq!(reset(marks, path(15)).unwrap(), 800);
+            // Exactly those of one path and family go.
+            assert_eq!(reset(marks, path(15), Family::V6).unwrap(), 400);
+            assert_eq!(
+                granted(marks).unwrap(),
+                BTreeMap::from([(path(1), 6), (path(15), 400)])
+            );
+            assert_eq!(reset(marks, path(15), Family::V4).unwrap(), 400);
             assert_eq!(granted(marks).unwrap(), BTreeMap::from([(path(1), 6)]));
-            assert_eq!(reset(marks, path(15)).unwrap(), 0);
+            assert_eq!(reset(marks, path(15), Family::V4).unwrap(), 0);
             let usage = usage().unwrap();
             assert!(
                 (16..806).contains(&usage.entries) && usage.max > usage.entries,

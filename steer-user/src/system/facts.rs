@@ -253,13 +253,7 @@ pub async fn observe(
     };
     let addresses = facts.addresses_of(link.index).filter(|it| !it.tentative);
     path.addresses = addresses.map(|it| it.address).collect();
-    let usable = |family| {
-        path.addresses
-            .iter()
-            .any(|&it| Family::of(it) == family && !super::is_link_local(it))
-    };
-    let (v4, v6) = (usable(Family::V4), usable(Family::V6));
-    path.next_hop4 = if v4 || !path.valid4.is_empty() {
+    path.next_hop4 = if path.has_source(Family::V4) {
         match configured_gateway(facts, link, path.next_hop4) {
             None => next_hop(kernel, link, Family::V4).await?.and_then(only_v4),
             configured => configured,
@@ -267,7 +261,7 @@ pub async fn observe(
     } else {
         None
     };
-    path.next_hop6 = if v6 || !path.valid6.is_empty() {
+    path.next_hop6 = if path.has_source(Family::V6) {
         match configured_gateway(facts, link, path.next_hop6) {
             None => next_hop(kernel, link, Family::V6).await?.and_then(only_v6),
             configured => configured,

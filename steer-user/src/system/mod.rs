@@ -96,6 +96,19 @@ pub struct PathSpec {
     pub valid6: Vec<Ipv6Net>,
 }
 
+impl PathSpec {
+    /// Whether a family's packets have a source that they may leave with: an address of the link to be
+    /// translated to, or their own.
+    pub fn has_source(&self, family: Family) -> bool {
+        let valid = match family {
+            Family::V4 => !self.valid4.is_empty(),
+            Family::V6 => !self.valid6.is_empty(),
+        };
+        let own = |it: &IpAddr| Family::of(*it) == family && !is_link_local(*it);
+        valid || self.addresses.iter().any(own)
+    }
+}
+
 /// Where a path's default route points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop<A> {
@@ -138,6 +151,33 @@ pub enum Family {
 }
 
 impl Family {
+    /// IPv4, then IPv6.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Its place in [`Family::BOTH`], and in the maps of the fast path.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::V4 => 0,
+            Self::V6 => 1,
+        }
+    }
+
+    /// The one that this is not.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// The family of an address.
     pub const fn of(address: IpAddr) -> Self {
         match address {

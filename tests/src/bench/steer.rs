@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use steer_common::{
-    abi::{NextHop, PathTable, STEERING},
+    abi::{FamilyTable, NextHop, PathTable, STEERING},
     image::Image,
     mark,
 };
@@ -81,8 +81,10 @@ impl Steer {
         let maps = datapath.maps_mut();
         maps.publish(plan.clone())?;
         let mut table = PathTable {
-            state: STEERING | 1 << PATH,
-            buckets: [PATH; 64],
+            families: [FamilyTable {
+                state: STEERING | 1 << PATH,
+                buckets: [PATH; 64],
+            }; 2],
             next_hops: [[0; 2]; mark::PATHS],
         };
         if mode == Mode::Redirect {

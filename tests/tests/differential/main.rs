@@ -21,7 +21,7 @@ use etherparse::SlicedPacket;
 use fastrand::Rng;
 use model::{Do, Line, Plan, Tuple, Verdict, World};
 use steer_common::{
-    abi::{Count, NextHop, PathTable, STEERING},
+    abi::{Count, FamilyTable, NextHop, PathTable, STEERING},
     chunk::SourceKind,
     image::{Claim, Image, Order, Source},
     mark,
@@ -89,7 +89,7 @@ impl Trial {
                 vlans,
                 router: ROUTER,
                 steering: true,
-                up: (1..=PATHS).collect(),
+                up: all_up(),
                 mtu: HashMap::new(),
                 homes: HashMap::new(),
                 flows: HashMap::new(),
@@ -143,9 +143,11 @@ impl Trial {
     /// Other paths are up, other next hops known.
     fn change_paths(&mut self, rng: &mut Rng) {
         self.world.steering = rng.u8(..10) != 0;
-        self.world.up = (1..=PATHS).filter(|_| rng.u8(..4) != 0).collect();
+        for up in &mut self.world.up {
+            *up = (1..=PATHS).filter(|_| rng.u8(..4) != 0).collect();
+        }
         if rng.u8(..20) == 0 {
-            self.world.up.clear();
+            self.world.up[rng.usize(..2)].clear();
         }
         self.world.mtu.clear();
         for (path, family) in (1..=PATHS).flat_map(|path| [(path, 0), (path, 1)]) {
@@ -159,14 +161,20 @@ impl Trial {
 
     fn set_paths(&mut self) {
         let world = &self.world;
-        let up = world.up.iter().fold(0, |bits, path| bits | 1 << path);
+        let families = [0, 1].map(|family: usize| {
+            let up = world.up[family].iter();
+            let up = up.fold(0, |bits, path| bits | 1 << path);
+            FamilyTable {
+                state: up | if world.steering { STEERING } else { 0 },
+                buckets: self.buckets,
+            }
+        });
         let mut next_hops = [[0; 2]; mark::PATHS];
         for &(path, family) in world.mtu.keys() {
             next_hops[usize::from(path)][family] = Self::hop_index(path, family);
         }
         let table = PathTable {
-            state: up | if world.steering { STEERING } else { 0 },
-            buckets: self.buckets,
+            families,
             next_hops,
         };
         self.bench.maps().set_paths(&table).unwrap();
@@ -181,7 +189,7 @@ impl Trial {
             self.world.mtu.clone(),
         );
         self.world.steering = true;
-        self.world.up = (1..=PATHS).collect();
+        self.world.up = all_up();
         for (path, family) in (1..=PATHS).flat_map(|path| [(path, 0), (path, 1)]) {
             self.world.mtu.insert((path, family), 1500);
         }
@@ -616,4 +624,9 @@ fn captured_packets_agree_with_the_model() {
         );
         assert!(frames > files.len(), "the captures were not read");
     }
+}
+
+/// In both families.
+fn all_up() -> [Vec<u8>; 2] {
+    [(1..=PATHS).collect(), (1..=PATHS).collect()]
 }

@@ -72,8 +72,8 @@ pub struct World {
     pub vlans: Vec<(u16, u16)>,
     pub router: [u8; 6],
     pub steering: bool,
-    /// The paths that are up.
-    pub up: Vec<u8>,
+    /// The paths that are up in each family (0: IPv4).
+    pub up: [Vec<u8>; 2],
     /// The MTU of each path in each family (0: IPv4), where the next hop is known.
     pub mtu: HashMap<(u8, usize), usize>,
     /// The path of each client while every path is up, as seen.
@@ -184,7 +184,7 @@ impl World {
         let path = match self.flows.get(&packet.tuple) {
             Some(0) if !packet.syn => return Err(Reason::FlowPinned),
             Some(path) if !packet.syn => {
-                if !self.up.contains(path) {
+                if !self.up[family].contains(path) {
                     return Err(Reason::NoPath);
                 }
                 *path
@@ -223,8 +223,9 @@ impl World {
     /// A client's own path if it is up, else the one with the lowest number.
     fn choose(&self, client: IpAddr) -> Option<u8> {
         let home = self.homes.get(&client).copied();
-        home.filter(|path| self.up.contains(path))
-            .or_else(|| self.up.iter().copied().min())
+        let up = &self.up[usize::from(client.is_ipv6())];
+        home.filter(|path| up.contains(path))
+            .or_else(|| up.iter().copied().min())
     }
 
     fn classify(&self, frame: &[u8]) -> Result<Classified, Stop> {

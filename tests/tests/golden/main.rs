@@ -14,7 +14,7 @@ use etherparse::{
     EtherType, Ethernet2Header, Ipv6Header, SingleVlanHeader, checksum::Sum16BitWords,
 };
 use steer_common::{
-    abi::{Count, NextHop, PathTable, STEERING},
+    abi::{Count, FamilyTable, NextHop, PathTable, STEERING},
     chunk::SourceKind,
     image::{Claim, Image, Order, Source},
     mark,
@@ -56,6 +56,8 @@ pub enum Paths {
     Up,
     /// The fiber is down.
     FiberDown,
+    /// The fiber has no IPv6.
+    Fiber4,
     /// Both are down.
     Down,
     /// Both are up, steering is off or watches.
@@ -70,9 +72,12 @@ pub enum Paths {
 
 impl Paths {
     fn table(self) -> PathTable {
+        let fiber_down = STEERING | 0b100;
         let state = match self {
-            Self::Up | Self::Unresolved | Self::Only6 | Self::NoDevice => STEERING | 0b110,
-            Self::FiberDown => STEERING | 0b100,
+            Self::Up | Self::Fiber4 | Self::Unresolved | Self::Only6 | Self::NoDevice => {
+                STEERING | 0b110
+            }
+            Self::FiberDown => fiber_down,
             Self::Down => STEERING,
             Self::Off => 0b110,
         };
@@ -87,9 +92,16 @@ impl Paths {
         if self == Self::NoDevice {
             next_hops[1] = [5, 6];
         }
-        PathTable {
+        let family = FamilyTable {
             state,
             buckets: [FIBER; 64],
+        };
+        let mut families = [family; 2];
+        if self == Self::Fiber4 {
+            families[1].state = fiber_down;
+        }
+        PathTable {
+            families,
             next_hops,
         }
     }
