@@ -390,6 +390,14 @@ impl Families<'_> {
                 })
             }),
         )?;
+        self.gauge(
+            "breakout_delegated_prefixes",
+            "IPv6 prefixes that the breakout's provider delegated and that leave untranslated",
+            None,
+            breakouts
+                .iter()
+                .map(|it| (named(it), it.delegated.len() as u64)),
+        )?;
         self.counter(
             "reset",
             "Flows that were reset because their breakout went down",
@@ -800,6 +808,7 @@ mod tests {
                         reason: None,
                     })
                     .into(),
+                delegated: vec!["2001:db8:7::/56".into()],
                 gateway: None,
                 gateway6: None,
                 probes: vec![ProbeStatus {
@@ -995,6 +1004,11 @@ mod tests {
             (
                 r#"steer_breakout_degraded{id="1",breakout="fiber",interface="brk0"}"#.to_owned(),
                 0,
+            ),
+            (
+                r#"steer_breakout_delegated_prefixes{id="1",breakout="fiber",interface="brk0"}"#
+                    .to_owned(),
+                1,
             ),
             (
                 r#"steer_breakout_family_up{id="1",breakout="fiber",interface="brk0",family="IPv4"}"#

@@ -132,6 +132,9 @@ pub struct BreakoutStatus {
     /// The same of each family. A link that has only one of them is up with that.
     #[serde(default)]
     pub families: Vec<FamilyStatus>,
+    /// The IPv6 prefixes that its provider delegated: their packets leave untranslated.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub delegated: Vec<String>,
     /// The IPv4 next hop.
     pub gateway: Option<String>,
     /// The IPv6 next hop.

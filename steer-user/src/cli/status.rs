@@ -218,6 +218,12 @@ fn families(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
 
 /// What else is known of a breakout, a line for each thing.
 fn probes(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
+    for prefix in &breakout.delegated {
+        writeln!(
+            out,
+            "          {prefix} is delegated and leaves untranslated"
+        )?;
+    }
     for note in &breakout.notes {
         writeln!(out, "          {note}")?;
     }

@@ -13,6 +13,7 @@ pub fn bad() -> Vec<Case> {
     let mut cases = bad_values();
     cases.extend(bad_feeds());
     cases.extend(bad_names());
+    cases.extend(bad_delegations());
     cases.extend(bad_shapes());
     cases
 }
@@ -50,6 +51,17 @@ fn bad_names() -> Vec<Case> {
         ("queries", last("[dns]\nqueries = @\"true\""), "dns.queries", ["not one of steer, leave", "choose one"]),
         ("excluded name", last("[dns]\nexclude = [@\"a b.example\"]"), "dns.exclude[0]", ["is no host name", "*.corp.example.com"]),
         ("excluded name twice", last("[dns]\nexclude = [\"a.example\", @\"A.example\"]"), "dns.exclude[1]", ["is there twice", "write it once"]),
+    ]
+}
+
+#[rustfmt::skip] // one case, one line
+fn bad_delegations() -> Vec<Case> {
+    vec![
+        ("delegated word", last("delegated = @\"yes\""), "breakout[0].delegated", ["is not one of auto, off", "choose one"]),
+        ("delegated range", last("delegated_from = [@\"x\"]"), "breakout[0].delegated_from[0]", ["is not a prefix", "write an address"]),
+        ("delegated IPv4", last("delegated_from = @[\"192.0.2.0/24\"]"), "breakout[0].delegated_from", ["only IPv6 prefixes are delegated", "name the provider's IPv6 ranges"]),
+        ("delegated nowhere", last("delegated_from = @[]"), "breakout[0].delegated_from", ["is empty", "leave the key out"]),
+        ("delegated twice", last("delegated = \"off\"\ndelegated_from = @[\"2001:db8::/32\"]"), "breakout[0].delegated_from", ["delegated is \"off\"", "leave the key out"]),
     ]
 }
 

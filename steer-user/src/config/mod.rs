@@ -152,6 +152,8 @@ pub struct Breakout {
     pub gateway6: Option<Ipv6Addr>,
     /// Sources that may leave untranslated.
     pub valid_sources: Vec<IpNet>,
+    /// Which IPv6 prefixes are followed as ones that its provider delegated.
+    pub delegated: Delegated,
     /// Lower is taken first, 1 to 100.
     pub priority: u8,
     /// The share among breakouts of equal priority, 1 to 100.
@@ -163,6 +165,19 @@ pub struct Breakout {
     /// The resolvers near the office that are asked over it, the preferred one first; none: queries
     /// of this path are left alone.
     pub resolvers: Vec<ResolverChoice>,
+}
+
+/// Which IPv6 prefixes are followed as ones that a breakout's provider delegated; packets from them
+/// leave untranslated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Delegated {
+    /// Those that the kernel ties to the breakout's link.
+    #[default]
+    Auto,
+    /// Those inside the provider's ranges.
+    From(Vec<IpNet>),
+    /// None.
+    Off,
 }
 
 /// Mark mode.

@@ -90,6 +90,8 @@ pub(super) struct RawBreakout {
     pub gateway6: Option<Text>,
     #[serde(default)]
     pub valid_sources: Vec<Text>,
+    pub delegated: Option<Text>,
+    pub delegated_from: Option<Spanned<Vec<Text>>>,
     pub priority: Option<Number>,
     pub weight: Option<Number>,
     pub when_down: Option<Text>,

@@ -55,6 +55,7 @@ interface = "brk0"
 gateway = "192.0.2.1"
 gateway6 = "fe80::1"
 valid_sources = ["2001:db8::/48"]
+delegated_from = ["2001:db8:100::/40"]
 priority = 2
 weight = 3
 when_down = "hold"
@@ -308,6 +309,7 @@ fn every_key_arrives() {
             gateway: Some("192.0.2.1".parse().unwrap()),
             gateway6: Some("fe80::1".parse().unwrap()),
             valid_sources: vec!["2001:db8::/48".parse().unwrap()],
+            delegated: Delegated::From(vec!["2001:db8:100::/40".parse().unwrap()]),
             priority: 2,
             weight: 3,
             when_down: WhenDown::Hold,
@@ -415,6 +417,7 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "# include = [\n",
         "# listen =",
         "# targets = [\n",
+        "# delegated_from =",
         "# probe_interval =",
         "# resolvers =",
         "# quorum =",
@@ -442,6 +445,7 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "exclude_sets",
         "vlans",
         "valid_sources",
+        "delegated",
         "weight",
         "watch_period",
         "xdp",

@@ -12,9 +12,9 @@ use steer_common::mark;
 use toml::Spanned;
 
 use super::{
-    Breakout, Config, ConfigProblem, InterfaceName, Lan, MarkBits, MarkConfig, MetricsConfig, Mode,
-    NameSelection, Order, OwnInclude, Owner, RedirectConfig, Selection, SystemConfig, Vlan,
-    Written, XdpChoice,
+    Breakout, Config, ConfigProblem, Delegated, InterfaceName, Lan, MarkBits, MarkConfig,
+    MetricsConfig, Mode, NameSelection, Order, OwnInclude, Owner, RedirectConfig, Selection,
+    SystemConfig, Vlan, Written, XdpChoice,
     checker::{Checker, WIDEST_OWN},
     defaults,
     schema::{
@@ -316,12 +316,38 @@ impl Checker<'_> {
             gateway: raw.gateway.and_then(|text| self.gateway(&text)),
             gateway6: raw.gateway6.and_then(|text| self.gateway6(&text)),
             valid_sources: self.prefixes(raw.valid_sources),
+            delegated: self.delegated(raw.delegated, raw.delegated_from),
             priority: self.within_100(raw.priority, defaults::PRIORITY),
             weight: self.within_100(raw.weight, defaults::WEIGHT),
             when_down: self.when_down(raw.when_down, mode),
             probe_interval: raw.probe_interval.map(|text| self.probe_interval(&text)),
             resolvers: self.resolvers(raw.resolvers),
         }
+    }
+
+    fn delegated(&mut self, word: Option<Text>, from: Option<Spanned<Vec<Text>>>) -> Delegated {
+        let off = self.one_of(word, &[("auto", false), ("off", true)], false);
+        let Some(from) = from else {
+            return if off { Delegated::Off } else { Delegated::Auto };
+        };
+        let span = from.span();
+        let nowhere = from.get_ref().is_empty();
+        let ranges = self.prefixes(from.into_inner());
+        let reason = if off {
+            "delegated is \"off\""
+        } else if nowhere {
+            "is empty"
+        } else if ranges.iter().any(|it| it.addr().is_ipv4()) {
+            "names an IPv4 prefix; only IPv6 prefixes are delegated"
+        } else {
+            return Delegated::From(ranges);
+        };
+        self.wrong(
+            span,
+            reason,
+            "name the provider's IPv6 ranges, or leave the key out",
+        );
+        Delegated::Auto
     }
 
     fn path_id(&mut self, id: Option<Number>, position: u8) -> u8 {

@@ -3,15 +3,16 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use steer_common::abi::NextHop as Hop;
 
 use super::ControllerError;
 use crate::{
-    config::{Breakout, Config, Lan, Mode, Vlan},
+    config::{Breakout, Config, Delegated, Lan, Mode, Vlan},
     datapath::{Exit, Port},
     system::{
         Family, InterfaceName, Kernel, NextHop, PathId, PathSpec, TableId, Wanted,
+        delegated::Delegations,
         facts::{self, Facts, Link, Reachability},
     },
 };
@@ -95,6 +96,8 @@ pub struct BreakoutView {
     pub hops: [Option<Hop>; 2],
     /// A gateway that the kernel asked for and that did not answer.
     pub silent_gateway: Option<IpAddr>,
+    /// The IPv6 prefixes that its provider delegated, as far as they are followed.
+    pub delegated: Vec<Ipv6Net>,
     /// The IPv4 next hop, for display.
     pub gateway: Option<String>,
     /// The IPv6 next hop, for display.
@@ -148,8 +151,17 @@ pub async fn look(
         view.left_out.extend(&lan.exclude_sources);
         view.lans.push(seen);
     }
+    let delegations = delegations(kernel, config, &view).await?;
+    if delegations.are_ambiguous() && follows(config, &Delegated::Auto) {
+        view.problems.push(format!(
+            "several links have a router that advertises itself, so that it cannot be told by which \
+             of them {} was delegated: its packets are translated. Name the provider's range: \
+             [[breakout]] delegated_from",
+            delegations.whole[0]
+        ));
+    }
     for breakout in &config.breakouts {
-        look_at_breakout(kernel, &facts, config, breakout, &mut view).await?;
+        look_at_breakout(kernel, &facts, config, breakout, &delegations, &mut view).await?;
     }
     for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
         if !facts::forwarding(family) && (family == Family::V4 || view.wanted.ipv6) {
@@ -270,11 +282,53 @@ fn vlan_key(vlan: Vlan) -> u32 {
     }
 }
 
+/// What was delegated, if anybody wants to know.
+async fn delegations(
+    kernel: &Kernel,
+    config: &Config,
+    view: &View,
+) -> Result<Delegations, ControllerError> {
+    let off = config
+        .breakouts
+        .iter()
+        .all(|it| it.delegated == Delegated::Off);
+    Ok(if off || !view.wanted.ipv6 {
+        Delegations::default()
+    } else {
+        Delegations::gather(kernel).await?
+    })
+}
+
+/// Whether a breakout's delegations are followed in this way.
+fn follows(config: &Config, how: &Delegated) -> bool {
+    config.breakouts.iter().any(|it| it.delegated == *how)
+}
+
+/// The prefixes that a breakout's provider delegated.
+fn delegated(
+    facts: &Facts,
+    breakout: &Breakout,
+    link: Option<&Link>,
+    delegations: &Delegations,
+    view: &View,
+) -> Vec<Ipv6Net> {
+    match &breakout.delegated {
+        Delegated::Off => Vec::new(),
+        Delegated::Auto => link.map_or(Vec::new(), |link| delegations.of(link)),
+        Delegated::From(ranges) => {
+            let lans = view.wanted.lan.iter();
+            let lans = lans.filter_map(|name| Some(facts.link(name.as_str())?.index));
+            delegations.within(ranges, facts, &lans.collect::<Vec<_>>())
+        }
+    }
+}
+
 async fn look_at_breakout(
     kernel: &Kernel,
     facts: &Facts,
     config: &Config,
     breakout: &Breakout,
+    delegations: &Delegations,
     view: &mut View,
 ) -> Result<(), ControllerError> {
     let Some(id) = PathId::new(breakout.id) else {
@@ -299,6 +353,8 @@ async fn look_at_breakout(
             IpNet::V6(net) => configured.valid6.push(*net),
         }
     }
+    let delegated = delegated(facts, breakout, link, delegations, view);
+    configured.valid6.extend(&delegated);
     let spec = facts::observe(kernel, facts, &configured).await?;
     let via4 = spec.next_hop4.map(|hop| hop.map(IpAddr::V4));
     let via6 = spec.next_hop6.map(|hop| hop.map(IpAddr::V6));
@@ -335,6 +391,7 @@ async fn look_at_breakout(
             bare_ip: link.mac.is_none(),
         }),
         sends: link.map_or(Sends::Any, Sends::of),
+        delegated,
         hops,
         gateway: via4.map(describe),
         gateway6: via6.map(describe),

@@ -404,6 +404,7 @@ impl Controller {
         for problem in new_in(&self.view.problems, &view.problems) {
             info!("this is over: {problem}");
         }
+        self.tell_of_delegations(&view);
         let _adapting = cut::operation("adapt");
         let mut ports_changed = false;
         // Before programs at a LAN's new interface see its clients: they have one plan from the first on.
@@ -425,6 +426,24 @@ impl Controller {
         self.dns.watch(&self.config, &self.view);
         self.note_chores();
         Ok(())
+    }
+
+    /// Tells the operator which delegated prefixes are new or gone.
+    fn tell_of_delegations(&self, view: &View) {
+        for (seen, before) in view.breakouts.iter().zip(&self.view.breakouts) {
+            let name = self
+                .config
+                .breakout(seen.id.get())
+                .map_or("?", |it| &it.name);
+            for prefix in new_in(&seen.delegated, &before.delegated) {
+                info!(
+                    "breakout {name}: its provider delegated {prefix}, which leaves untranslated"
+                );
+            }
+            for prefix in new_in(&before.delegated, &seen.delegated) {
+                info!("breakout {name}: {prefix} is delegated no more and does not leave as it is");
+            }
+        }
     }
 
     /// Probes what the configuration says.

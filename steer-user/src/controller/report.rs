@@ -169,6 +169,7 @@ impl Controller {
                             }
                         })
                         .into(),
+                    delegated: seen.delegated.iter().map(ToString::to_string).collect(),
                     notes: notes.into_iter().flatten().collect(),
                     gateway: seen.gateway.clone(),
                     gateway6: seen.gateway6.clone(),

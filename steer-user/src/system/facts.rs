@@ -662,14 +662,14 @@ fn known_neighbour(entry: &NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
-fn address_family(family: Family) -> AddressFamily {
+pub(super) fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
     }
 }
 
-fn failed(what: &str) -> impl FnOnce(rtnetlink::Error) -> SystemError {
+pub(super) fn failed(what: &str) -> impl FnOnce(rtnetlink::Error) -> SystemError {
     move |source| SystemError::Netlink {
         what: what.to_owned(),
         source,

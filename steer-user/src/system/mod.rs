@@ -10,6 +10,7 @@
 //! nftables is driven through the `nft` program, so that its text is what an operator would read.
 
 pub mod conntrack;
+pub mod delegated;
 mod error;
 pub mod facts;
 pub(crate) mod file;

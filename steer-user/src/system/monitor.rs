@@ -1,7 +1,8 @@
 //! Hears from the kernel that something changed, so that nobody has to wait for the next look.
 //!
 //! What changed is not taken from the messages: they can be lost when many come at once. They only
-//! say that it is time to look. Of routes only default routes and deletions of steer's own are heard, and
+//! say that it is time to look. Of routes only default routes, those of a DHCP client (delegated prefixes)
+//! and deletions of steer's own are heard, and
 //! the kernel sorts them out: a router with a full Internet table would do nothing else but look.
 
 use std::{io, os::fd::AsRawFd as _, time::Duration};
@@ -129,7 +130,7 @@ fn subscribe_to_tables() -> io::Result<TokioSocket> {
 /// `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_ROUTE`
 const ROUTE_GROUPS: [u32; 2] = [7, 11];
 
-/// Hears of default routes, and when one of our own routes is deleted, by whomever.
+/// Hears of default routes, of a DHCP client's routes, and when one of our own routes is deleted, by whomever.
 fn subscribe_to_routes() -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
     only_relevant_routes(&socket)?;
@@ -143,8 +144,8 @@ fn subscribe_to_routes() -> io::Result<TokioSocket> {
 /// Where a message about a route has who made the route: in struct rtmsg behind struct nlmsghdr.
 const MAKER: u8 = 16 + 5;
 
-/// Has the kernel throw away all messages but deletions of routes with our protocol number, and
-/// default routes with any other.
+/// Has the kernel throw away all messages but deletions of routes with our protocol number, all that
+/// a DHCP client makes, and default routes with any other.
 fn only_relevant_routes(socket: &TokioSocket) -> io::Result<()> {
     // Offsets in struct nlmsghdr and struct rtmsg behind it.
     const TYPE: u32 = 4;
@@ -155,7 +156,9 @@ fn only_relevant_routes(socket: &TokioSocket) -> io::Result<()> {
     const BYTE: u16 = 0x30;
     const IF_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    const STEPS: u16 = 8;
+    const STEPS: u16 = 9;
+    // RTPROT_DHCP
+    const DHCP: u32 = 16;
     const FILTER_BYTES: libc::socklen_t = 16;
     const _: () = assert!(size_of::<libc::sock_fprog>() == FILTER_BYTES as usize);
     let step = |code, k: u32, jt, jf| libc::sock_filter { code, jt, jf, k };
@@ -164,7 +167,8 @@ fn only_relevant_routes(socket: &TokioSocket) -> io::Result<()> {
         step(BYTE, MAKER.into(), 0, 0),
         step(IF_EQUAL, PROTOCOL.into(), 0, 2),
         step(HALF, TYPE, 0, 0),
-        step(IF_EQUAL, RTM_DELROUTE.to_be().into(), 2, 3),
+        step(IF_EQUAL, RTM_DELROUTE.to_be().into(), 3, 4),
+        step(IF_EQUAL, DHCP, 2, 0),
         step(BYTE, PREFIX_LENGTH, 0, 0),
         step(IF_EQUAL, 0, 0, 1),
         step(RETURN, u32::MAX, 0, 0),
