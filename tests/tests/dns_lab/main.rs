@@ -5,6 +5,7 @@
 mod answers;
 mod ask;
 mod failures;
+mod flood;
 mod hooks;
 mod link;
 mod resolver;
