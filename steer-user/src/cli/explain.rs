@@ -15,13 +15,14 @@ use steer_common::{
 };
 
 use super::{
+    learned::{Learned, Lesson},
     output::{self, FeedFacts},
     source::SourceArgs,
 };
 
 use crate::{
     endpoints::ServiceArea,
-    policy::{Class, ClassLabel, Flow, NameVerdict, Plan, Verdict},
+    policy::{Class, ClassLabel, Flow, NameVerdict, Pass, Plan, Verdict},
 };
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +60,9 @@ struct Answer<'a> {
     #[serde(flatten)]
     about: About<'a>,
     matched: Option<String>,
+    /// What an answer taught.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learned: Option<&'a Lesson>,
     reason: String,
     /// The reason counter of the kernel programs that such packets raise.
     counter: Option<&'static str>,
@@ -119,7 +123,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         port: args.port,
         source: args.source,
     };
+    let learned = args.from.config()?.as_ref().and_then(Learned::open);
     let mut printer = Printer {
+        learned,
         facts: FeedFacts::of(plan.feed()),
         json: args.json,
         alone: args.destinations.len() == 1,
@@ -207,6 +213,7 @@ impl Asked {
 }
 
 struct Printer<W> {
+    learned: Option<Learned>,
     facts: FeedFacts,
     json: bool,
     /// There is one answer only, and room for it.
@@ -253,22 +260,44 @@ impl<W: Write> Printer<W> {
 
     fn print(&mut self, plan: &Plan, flow: &Flow) -> anyhow::Result<()> {
         let verdict = plan.decide(flow);
+        // The plan's own prefixes come first.
+        let lesson = match verdict {
+            Verdict::Pass(Pass::NotListed | Pass::NotSelected { .. }) => {
+                let learned = self.learned.as_ref();
+                learned.and_then(|it| it.lesson(flow.destination))
+            }
+            _ => None,
+        };
+        let class = lesson.as_ref().and_then(|it| it.class);
+        let class = class.and_then(|key| plan.decide_learned(key, flow));
+        let reason = match (&lesson, class) {
+            (Some(lesson), Some(class)) => format!("{} has it: {lesson}", class.label),
+            (Some(lesson), None) => format!("{verdict}; {lesson}, but not with this port"),
+            (None, _) => verdict.to_string(),
+        };
         if self.json {
-            let answer = serde_json::to_string(&self.answer(flow, &verdict))?;
+            let mut answer = self.answer(flow, &verdict);
+            answer.learned = lesson.as_ref();
+            answer.reason = reason;
+            if class.is_some() {
+                answer.verdict = "steer";
+                answer.about = About::of(class);
+            }
+            let answer = serde_json::to_string(&answer)?;
             writeln!(self.out, "{answer}")?;
             return Ok(());
         }
         let (destination, protocol) = (flow.destination.to_string(), protocol_name(flow.protocol));
-        let word = word(&verdict);
+        let word = class.map_or(word(&verdict), |_| "steer");
         if self.alone {
             writeln!(self.out, "{destination} {protocol} {} -> {word}", flow.port)?;
-            writeln!(self.out, "  because {verdict}")?;
+            writeln!(self.out, "  because {reason}")?;
             writeln!(self.out, "  by {}", output::feed_line(plan.feed()))?;
         } else {
             let port = flow.port;
             writeln!(
                 self.out,
-                "{destination:<28} {protocol:<4} {port:<5} {word:<5}  {verdict}"
+                "{destination:<28} {protocol:<4} {port:<5} {word:<5}  {reason}"
             )?;
         }
         Ok(())
@@ -288,6 +317,7 @@ impl<W: Write> Printer<W> {
             verdict: word(verdict),
             about: About::of(class),
             matched: matched.map(|matched| matched.prefix.to_string()),
+            learned: None,
             reason: verdict.to_string(),
             counter,
             feed: &self.facts,

@@ -11,6 +11,7 @@ mod explain;
 mod export;
 mod feed;
 mod init;
+mod learned;
 mod output;
 mod reload;
 mod run;

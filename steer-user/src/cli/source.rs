@@ -55,6 +55,11 @@ impl SourceArgs {
         })
     }
 
+    /// The configuration itself, if there is one.
+    pub(super) fn config(&self) -> anyhow::Result<Option<Config>> {
+        Ok(self.config_path().map(Config::read).transpose()?)
+    }
+
     /// A feed that is named alone is looked at by itself, whatever this machine is configured for.
     fn config_path(&self) -> Option<&Path> {
         let default = Path::new(DEFAULT_CONFIG);

@@ -48,6 +48,7 @@ fn bad_names() -> Vec<Case> {
         ("resolvers of the link twice", last("resolvers = [\"link\", @\"link\"]"), "breakout[0].resolvers[1]", ["is there twice", "write it once"]),
         ("resolver twice", last("resolvers = [\"192.0.2.53\", @\"192.0.2.53\"]"), "breakout[0].resolvers[1]", ["is there twice", "write it once"]),
         ("too many resolvers", last("resolvers = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\", \"192.0.2.4\", @\"192.0.2.5\"]"), "breakout[0].resolvers[4]", ["more than 4", "leave the others out"]),
+        ("shared addresses", last("[dns]\nshared = @\"all\""), "dns.shared", ["not one of askers, refuse", "choose one"]),
         ("queries", last("[dns]\nqueries = @\"true\""), "dns.queries", ["not one of steer, leave", "choose one"]),
         ("excluded name", last("[dns]\nexclude = [@\"a b.example\"]"), "dns.exclude[0]", ["is no host name", "*.corp.example.com"]),
         ("excluded name twice", last("[dns]\nexclude = [\"a.example\", @\"A.example\"]"), "dns.exclude[1]", ["is there twice", "write it once"]),

@@ -37,6 +37,19 @@ pub struct DnsConfig {
     pub tcp: TcpQueries,
     /// Public resolvers near the office: the last choice of every breakout that has resolvers.
     pub public: Vec<IpAddr>,
+    /// What becomes of learned addresses that other names have, too.
+    pub shared: Shared,
+}
+
+/// What becomes of a learned address that a name outside the plan, or of another class, was answered
+/// with, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shared {
+    /// It is steered for the clients that asked for the name of the plan.
+    #[default]
+    Askers,
+    /// It is not steered.
+    Refuse,
 }
 
 /// What happens to queries for the names of the selected sets.
@@ -77,7 +90,8 @@ impl Checker<'_> {
         })
     }
 
-    pub(super) fn dns(&mut self, mode: Mode, tcp: Option<Text>, public: Vec<Text>) -> DnsConfig {
+    pub(super) fn dns(&mut self, mode: Mode, raw: &mut RawDns) -> DnsConfig {
+        let tcp = raw.tcp.take();
         let span = tcp.as_ref().map(Text::span);
         let words = [("pass", TcpQueries::Pass), ("forward", TcpQueries::Forward)];
         let tcp = self.one_of(tcp, &words, TcpQueries::default());
@@ -88,9 +102,15 @@ impl Checker<'_> {
                 "write \"pass\", or leave the key out",
             );
         }
+        let choices = [("askers", Shared::Askers), ("refuse", Shared::Refuse)];
         DnsConfig {
             tcp,
-            public: self.few(public, "public resolvers", Self::resolver),
+            public: self.few(
+                std::mem::take(&mut raw.public),
+                "public resolvers",
+                Self::resolver,
+            ),
+            shared: self.one_of(raw.shared.take(), &choices, Shared::default()),
         }
     }
 

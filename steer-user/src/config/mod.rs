@@ -29,7 +29,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
-    dns::{DnsConfig, NameSelection, ResolverChoice, TcpQueries},
+    dns::{DnsConfig, NameSelection, ResolverChoice, Shared, TcpQueries},
     error::{ConfigError, ConfigProblem},
     feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},

@@ -127,6 +127,7 @@ pub(super) struct RawDns {
     pub tcp: Option<Text>,
     #[serde(default)]
     pub public: Vec<Text>,
+    pub shared: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

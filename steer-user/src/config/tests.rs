@@ -91,6 +91,7 @@ learn = false
 exclude = ["*.corp.example.com"]
 public = ["9.9.9.9", "2620:fe::fe"]
 tcp = "pass"
+shared = "refuse"
 [metrics]
 listen = "192.0.2.7:9365"
 allow_remote = true
@@ -362,6 +363,7 @@ fn every_key_arrives() {
         dns: DnsConfig {
             tcp: TcpQueries::Pass,
             public: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
+            shared: Shared::Refuse,
         },
         metrics: MetricsConfig {
             listen: Some("192.0.2.7:9365".parse().unwrap()),

@@ -75,11 +75,7 @@ impl Checker<'_> {
             .collect();
 
         let mut raw_dns = raw.dns;
-        let dns = self.dns(
-            mode,
-            raw_dns.tcp.take(),
-            std::mem::take(&mut raw_dns.public),
-        );
+        let dns = self.dns(mode, &mut raw_dns);
         select.names = self.names(raw_dns, &breakouts);
         self.lans_are_distinct(&lans, &spans);
         self.breakouts_are_distinct(&breakouts, &named);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use steer_common::dns::{DnsTable, REWRITING};
+use steer_common::dns::{DnsTable, REFUSE_SHARED, REWRITING};
 use tracing::{info, warn};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::{DnsStatus, ResolverStatus},
-    config::Config,
+    config::{Config, Shared},
     datapath::{DatapathError, Dns, DnsMaps, LogLevel, PinDir, monotonic_ns},
     forwarder::{Forwarder, Knowledge},
     policy::Plan,
@@ -158,7 +158,7 @@ impl Controller {
         maps.publish_names(self.plan.names())?;
         self.dns.choice = choose(&self.config, &self.view, &self.dns.choice);
         self.dns.resolvers = places(maps, &self.dns.choice.resolvers, &self.dns.resolvers)?;
-        maps.set_table(&table(&self.dns.resolvers))?;
+        maps.set_table(&table(&self.dns.resolvers, self.config.dns.shared))?;
         if attach {
             for at in dns.attach()? {
                 let adopted = at.adopted_in_words();
@@ -223,7 +223,7 @@ impl Steering {
                 _ => {}
             }
         }
-        let after = table(&self.resolvers);
+        let after = table(&self.resolvers, config.dns.shared);
         if after != before {
             maps.set_table(&after)?;
         }
@@ -371,9 +371,13 @@ fn places(
 }
 
 /// For each path and family the first resolver that lives, or else the first.
-fn table(resolvers: &[Known]) -> DnsTable {
+fn table(resolvers: &[Known], shared: Shared) -> DnsTable {
+    let refuse = match shared {
+        Shared::Askers => 0,
+        Shared::Refuse => REFUSE_SHARED,
+    };
     let mut table = DnsTable {
-        flags: REWRITING,
+        flags: REWRITING | refuse,
         ..DnsTable::default()
     };
     let (dead, alive): (Vec<&Known>, Vec<&Known>) =

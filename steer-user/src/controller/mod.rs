@@ -50,7 +50,6 @@ use self::{
     look::{View, look},
     missing::Missing,
     path_ids::PathIds,
-    registry::RegistryFile,
     start::{adoptable, attach, attach_programs, load, undo, watch_period},
     step::{BreakoutFacts, Effect, Event, Phase, State},
     transition::Transition,
@@ -60,6 +59,7 @@ pub use self::{
     error::ControllerError,
     lock::{Lock, LockError},
     preview::{Preview, preview},
+    registry::RegistryFile,
     report::unattended,
 };
 use crate::{

@@ -10,7 +10,7 @@ use steer_common::{
     rule::{Action, TCP, UDP},
 };
 
-use super::{Class, ClassLabel, Plan};
+use super::{Class, ClassKey, ClassLabel, Plan};
 use crate::{
     config::Selection,
     endpoints::{Category, EndpointSet, ServiceArea, SetId, never_steered},
@@ -143,6 +143,18 @@ pub(super) fn verdict<'a>(plan: &'a Plan, flow: &Flow) -> Verdict<'a> {
         longest(prefixes(plan, class), flow.destination).map(|prefix| Match { class, prefix })
     });
     matched.map_or(Verdict::Pass(Pass::NotListed), Verdict::Steer)
+}
+
+/// The class of this plan that a flow to a learned address belongs to; none with another port, from
+/// no client, or when the class is gone.
+pub(super) fn learned<'a>(plan: &'a Plan, key: ClassKey, flow: &Flow) -> Option<&'a Class> {
+    let class = plan.classes.iter().find(|class| class.key == key)?;
+    let from_client = flow
+        .source
+        .is_none_or(|it| source_passes(plan, it).is_none());
+    let entry = lookup::class(&plan.image, class.index);
+    let rule = lookup::rule(&plan.image, entry, flow.protocol, flow.port)?;
+    (entry != 0 && from_client && rule.action() == Action::Steer).then_some(class)
 }
 
 fn value(plan: &Plan, v4: u32, v6: u32, address: IpAddr) -> u16 {

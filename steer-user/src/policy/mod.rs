@@ -104,6 +104,12 @@ impl Plan {
         decide::verdict(self, flow)
     }
 
+    /// The class that a flow belongs to whose destination is a learned address of the class `key`, if
+    /// it is steered.
+    pub fn decide_learned(&self, key: ClassKey, flow: &Flow) -> Option<&Class> {
+        decide::learned(self, key, flow)
+    }
+
     /// What happens to a query for a name, by the tables of this plan.
     pub fn decide_name(&self, name: &str) -> NameVerdict<'_> {
         names::verdict(self, name)

@@ -126,7 +126,7 @@ fn own(number: u16) -> [IpAddr; 2] {
 }
 
 /// Sends a client's first packet to an address; what becomes of it shows the wire.
-fn knock(office: &Office, source: IpAddr, address: IpAddr) {
+pub fn knock(office: &Office, source: IpAddr, address: IpAddr) {
     let connected = office.lab.client.run(|| {
         let family = if address.is_ipv4() {
             AddressFamily::Inet
@@ -152,7 +152,7 @@ fn knock(office: &Office, source: IpAddr, address: IpAddr) {
 }
 
 /// Which learned addresses were knocked at on each way: breakout, backbone.
-fn knocked(wires: &Wires) -> [BTreeSet<IpAddr>; 2] {
+pub fn knocked(wires: &Wires) -> [BTreeSet<IpAddr>; 2] {
     [wires.breakout(), &wires.backbone].map(|wire| {
         let knocks = wire.outbound().filter(|it| it.destination.port() == 443);
         knocks.map(|it| it.destination.ip()).collect()

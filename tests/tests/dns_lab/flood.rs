@@ -80,7 +80,8 @@ fn goes_on(office: &Namespace, over: &AtomicBool) -> Fared {
     while !over.load(Ordering::Relaxed) {
         let name = format!("work{}.msftauth.net", fared.asked);
         let reply = Question::new(&name, Kind::A).ask(office, HEADQUARTERS[0]);
-        let reply = reply.unwrap_or_else(|| panic!("{name} has no answer"));
+        assert!(reply.is_some(), "{name} has no answer");
+        let reply = reply.unwrap();
         assert_eq!(reply.rcode, 0, "{name}");
         fared.asked += 1;
         fared.near += u32::from(reply.addresses == of(NEAR)[0]);
@@ -127,6 +128,32 @@ fn learned(steer: &Steer<'_>) -> BTreeSet<IpAddr> {
         .collect()
 }
 
+/// Sockets of a namespace at these addresses.
+fn bind(namespace: &Namespace, at: &[SocketAddr]) -> Vec<UdpSocket> {
+    let all = namespace.run(|| Ok(at.iter().map(UdpSocket::bind).collect::<Result<_, _>>()?));
+    all.unwrap()
+}
+
+/// Says what the two floods cost, and that nothing grew.
+fn is_flat(before: &(Vec<(BpfObject, u64)>, u64), steer: &Steer<'_>) {
+    let after = (maps(steer), resident(steer));
+    let bytes: u64 = after.0.iter().map(|(_, bytes)| bytes).sum();
+    println!(
+        "{} maps: {bytes} bytes; the controller: {} KiB before, {} after",
+        after.0.len(),
+        before.1,
+        after.1
+    );
+    assert_eq!(before.0, after.0);
+    // What a flood would fill is thousands of times as much.
+    assert!(
+        after.1 < before.1 + 8192,
+        "{} KiB, then {}",
+        before.1,
+        after.1
+    );
+}
+
 /// A question, or the answer to it with a lie.
 fn message(id: u16, name: &str, lie: Option<[u8; 2]>) -> Vec<u8> {
     let [high, low] = id.to_be_bytes();
@@ -164,22 +191,16 @@ fn floods_teach_nothing_leave_the_plan_alone_and_the_client_gets_its_answers() {
     let floods: Vec<Ipv4Addr> = (0..4_u32)
         .map(|host| Ipv4Addr::from_bits(lan4.network().to_bits() + 100 + host))
         .collect();
-    let mut lines: String = floods
-        .iter()
-        .map(|it| format!("addr add {it}/24 dev eth0\n"))
-        .collect();
-    lab.client.ip(&lines).unwrap();
+    for flood in &floods {
+        let line = format!("addr add {flood}/24 dev eth0\n");
+        lab.client.ip(&line).unwrap();
+    }
     // Headquarters pretends to be the provider's resolver.
-    lines = format!(
+    let lines = format!(
         "addr add {SILENT}/32 dev lo\naddr add {}/32 dev lo\n",
         PROVIDER[0]
     );
     lab.hq.ip(&lines).unwrap();
-    let bind = |namespace: &Namespace, at: &[SocketAddr]| -> Vec<UdpSocket> {
-        namespace
-            .run(|| Ok(at.iter().map(UdpSocket::bind).collect::<Result<_, _>>()?))
-            .unwrap()
-    };
     let clients: Vec<SocketAddr> = floods
         .iter()
         .flat_map(|client| {
@@ -241,22 +262,7 @@ fn floods_teach_nothing_leave_the_plan_alone_and_the_client_gets_its_answers() {
             (message(u16::from_be_bytes([a, b]), &name, None), silent)
         })
     });
-    let after = (maps(&steer), resident(&steer));
-    println!(
-        "maps: {} bytes before, {} after; the controller: {} KiB before, {} after",
-        before.0.iter().map(|(_, bytes)| bytes).sum::<u64>(),
-        after.0.iter().map(|(_, bytes)| bytes).sum::<u64>(),
-        before.1,
-        after.1
-    );
-    assert_eq!(before.0, after.0);
-    // What a flood would fill is thousands of times as much.
-    assert!(
-        after.1 < before.1 + 8192,
-        "{} KiB, then {}",
-        before.1,
-        after.1
-    );
+    is_flat(&before, &steer);
     let events = &steer.status().unwrap()["dns"]["events"];
     println!("events: {events}");
     steer.detach().unwrap();

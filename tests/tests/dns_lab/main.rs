@@ -7,6 +7,7 @@ mod ask;
 mod failures;
 mod flood;
 mod hooks;
+mod learned;
 mod link;
 mod resolver;
 mod tcp;
