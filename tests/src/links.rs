@@ -100,13 +100,10 @@ pub fn lay(lab: &Lab, kind: Kind) -> Result<Option<Laid>> {
             line = Some(Wan::start(ends.0, ends.1, delay)?);
         }
         Kind::Vrf => {
-            // The table of the breakout's own world knows the way back to the clients.
-            let (lan4, lan6) = lab.lan();
-            router.ip(&format!(
-                "link add isp type vrf table 100\nlink set isp up\n\
-                 link set {interface} master isp\n\
-                 route add {lan4} dev lan0 table 100\nroute add {lan6} dev lan0 table 100\n"
-            ))?;
+            let lines = recipe("VRF for the breakout")?.lines();
+            let lines: Option<Vec<_>> = lines.map(|line| line.strip_prefix("ip ")).collect();
+            let lines = lines.context("the recipe is lines of `ip`")?;
+            router.ip(&(lines.join("\n") + "\n"))?;
         }
         Kind::Bridge | Kind::Bond => {
             move_aside(router, interface)?;
@@ -153,6 +150,17 @@ pub fn lay(lab: &Lab, kind: Kind) -> Result<Option<Laid>> {
     lab.link_up(&breakout)
         .with_context(|| format!("bring the {kind} up"))?;
     Ok(Some(Laid { _line: line }))
+}
+
+/// What a recipe does on the router, as `docs/recipes.md` says it.
+fn recipe(heading: &str) -> Result<&'static str> {
+    let book = include_str!("../../docs/recipes.md");
+    let commands = book
+        .split_once(&format!("\n## {heading}\n"))
+        .and_then(|(_, rest)| rest.split_once("```sh router\n"))
+        .and_then(|(_, rest)| rest.split_once("\n```"));
+    let (commands, _) = commands.with_context(|| format!("there is no recipe {heading:?}"))?;
+    Ok(commands)
 }
 
 /// Gives the lab's link another name: the new device gets its own.

@@ -59,3 +59,31 @@ impl Recipe {
         lab.router.output("sh", &["-c", &commands]).unwrap();
     }
 }
+
+/// Each recipe is named by what applies it: a test beside this file, or the kinds of links, which the
+/// kernels of `cargo xtask kernels` have.
+#[test]
+fn each_recipe_has_a_test() {
+    let tests = [
+        include_str!("marks.rs"),
+        include_str!("networkd.rs"),
+        include_str!("overlay.rs"),
+        include_str!("resolver.rs"),
+        include_str!("routing.rs"),
+        include_str!("vrrp.rs"),
+        include_str!("../../src/links.rs"),
+    ];
+    let book = include_str!("../../../docs/recipes.md");
+    let recipes = book
+        .split("\n## ")
+        .flat_map(|section| section.split("\n### "));
+    let mut count = 0;
+    for recipe in recipes.filter(|it| it.contains("```toml steer.toml\n")) {
+        let heading = recipe.lines().next().unwrap();
+        let quoted = format!("\"{heading}\"");
+        let named = tests.iter().any(|test| test.contains(&quoted));
+        assert!(named, "no test applies the recipe {quoted}");
+        count += 1;
+    }
+    assert!(count >= 10, "{count} recipes were found");
+}
