@@ -392,11 +392,12 @@ impl Lab {
              set leaks6 { type ipv6_addr . ipv6_addr; size 4096; flags dynamic; }\n",
         );
         let mut rules = String::new();
+        // Who has no address yet says so: IGMP (RFC 3376, 4.2.13), DHCP, neighbour discovery.
         for breakout in self.breakouts() {
             let name = breakout.isp_interface;
             write!(
                 table,
-                "set {name}4 {{ type ipv4_addr; flags interval; auto-merge; }}\n\
+                "set {name}4 {{ type ipv4_addr; flags interval; auto-merge; elements = {{ 0.0.0.0 }}; }}\n\
                  set {name}6 {{ type ipv6_addr; flags interval; auto-merge; \
                  elements = {{ ::, fe80::/10 }}; }}\n"
             )?;
