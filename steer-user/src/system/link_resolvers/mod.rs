@@ -2,7 +2,7 @@
 //! files in which the box's own daemons keep it. Nothing is asked, and nothing is written.
 //!
 //! Which daemon configures a link is the operator's business, so every file that may be there is
-//! read; the order is [`sources`]'. What cannot be read or used is told and passed over.
+//! read; the order is `sources`'. What cannot be read or used is told and passed over.
 
 mod parse;
 
