@@ -67,6 +67,9 @@ struct Resolvers {
     /// Who answers for the names; may be given several times
     #[arg(long = "resolver", value_name = "ADDRESS", required = true)]
     resolvers: Vec<IpAddr>,
+    /// Say that there are no canary names, so that Firefox and iCloud Private Relay use this resolver
+    #[arg(long)]
+    canary: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,8 +103,8 @@ fn format(command: Command) -> anyhow::Result<Format> {
     Ok(match command {
         Command::Nftables { table } => Format::Nftables { table },
         Command::Ipset { prefix } => Format::Ipset { prefix },
-        Command::Dnsmasq(Resolvers { resolvers }) => Format::Dnsmasq { resolvers },
-        Command::Unbound(Resolvers { resolvers }) => Format::Unbound { resolvers },
+        Command::Dnsmasq(Resolvers { resolvers, canary }) => Format::Dnsmasq { resolvers, canary },
+        Command::Unbound(Resolvers { resolvers, canary }) => Format::Unbound { resolvers, canary },
         Command::Frr { routes, table } => {
             let (prefix, next_hop) = routes.next_hop()?;
             Format::Frr {

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use steer_common::names::Pattern;
 
+use crate::endpoints::{Category, ServiceArea, SetId};
+
 use super::{Breakout, Mode, checker::Checker, defaults, schema::RawDns, values::Text};
 
 /// The most resolvers of a breakout: 15 breakouts share the kernel's 63 places.
@@ -61,6 +63,21 @@ pub struct NameSelection {
     pub learn: bool,
     /// Names that are left alone.
     pub exclude: Vec<Pattern>,
+    /// Classes whose names are left alone, unless another class has a more specific one.
+    pub leave: LeftClasses,
+}
+
+/// Classes whose queries are left alone; one of the four is enough.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftClasses {
+    /// Those of these categories.
+    pub categories: BTreeSet<Category>,
+    /// Those of these areas.
+    pub service_areas: BTreeSet<ServiceArea>,
+    /// These sets.
+    pub sets: BTreeSet<SetId>,
+    /// The services of these lists.
+    pub lists: BTreeSet<String>,
 }
 
 impl Default for NameSelection {
@@ -69,6 +86,7 @@ impl Default for NameSelection {
             steer: false,
             learn: defaults::LEARN,
             exclude: Vec::new(),
+            leave: LeftClasses::default(),
         }
     }
 }
@@ -185,6 +203,12 @@ impl Checker<'_> {
             steer: wanted && breakouts.iter().any(|it| !it.resolvers.is_empty()),
             learn: raw.learn.unwrap_or(defaults::LEARN),
             exclude: known.into_iter().collect(),
+            leave: LeftClasses {
+                categories: self.words(raw.leave.categories),
+                service_areas: self.words(raw.leave.service_areas),
+                sets: self.set_ids(raw.leave.sets),
+                lists: raw.leave.lists.into_iter().map(Text::into_inner).collect(),
+            },
         }
     }
 }

@@ -29,7 +29,7 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
-    dns::{DnsConfig, NameSelection, ResolverChoice, Shared, TcpQueries},
+    dns::{DnsConfig, LeftClasses, NameSelection, ResolverChoice, Shared, TcpQueries},
     error::{ConfigError, ConfigProblem},
     feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
@@ -125,6 +125,8 @@ pub struct Lan {
     pub sources: Vec<IpNet>,
     /// Clients that are left out.
     pub exclude_sources: Vec<IpNet>,
+    /// Whether queries of its clients are steered.
+    pub steer_queries: bool,
 }
 
 /// A tag, or two.

@@ -72,6 +72,7 @@ pub(super) struct RawLan {
     pub sources: Vec<Text>,
     #[serde(default)]
     pub exclude_sources: Vec<Text>,
+    pub queries: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -128,6 +129,21 @@ pub(super) struct RawDns {
     #[serde(default)]
     pub public: Vec<Text>,
     pub shared: Option<Text>,
+    #[serde(default)]
+    pub leave: RawLeave,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLeave {
+    #[serde(default)]
+    pub categories: Vec<Text>,
+    #[serde(default)]
+    pub service_areas: Vec<Text>,
+    #[serde(default)]
+    pub sets: Vec<Number>,
+    #[serde(default)]
+    pub lists: Vec<Text>,
 }
 
 #[derive(Default, Deserialize)]

@@ -47,6 +47,7 @@ interface = "lan0"
 vlans = [10, "100.20"]
 sources = ["10.0.0.0/8"]
 exclude_sources = ["10.0.0.7"]
+queries = "leave"
 [backbone]
 interface = "bb0"
 [[breakout]]
@@ -92,6 +93,11 @@ exclude = ["*.corp.example.com"]
 public = ["9.9.9.9", "2620:fe::fe"]
 tcp = "pass"
 shared = "refuse"
+[dns.leave]
+categories = ["default"]
+service_areas = ["skype"]
+sets = [31]
+lists = ["updates"]
 [metrics]
 listen = "192.0.2.7:9365"
 allow_remote = true
@@ -284,6 +290,12 @@ fn every_key_arrives() {
                 steer: true,
                 learn: false,
                 exclude: vec!["*.corp.example.com".parse().unwrap()],
+                leave: LeftClasses {
+                    categories: [Category::Default].into(),
+                    service_areas: [ServiceArea::Skype].into(),
+                    sets: [SetId(31)].into(),
+                    lists: ["updates".to_owned()].into(),
+                },
             },
         },
         lists: vec![
@@ -301,6 +313,7 @@ fn every_key_arrives() {
             vlans: vec![Vlan::Single(10), Vlan::Stacked(100, 20)],
             sources: vec!["10.0.0.0/8".parse().unwrap()],
             exclude_sources: vec!["10.0.0.7/32".parse().unwrap()],
+            steer_queries: false,
         }],
         backbone: Some("bb0".parse().unwrap()),
         breakouts: vec![Breakout {

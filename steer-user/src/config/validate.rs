@@ -136,7 +136,7 @@ impl Checker<'_> {
         selection
     }
 
-    fn set_ids(&mut self, numbers: Vec<Number>) -> BTreeSet<SetId> {
+    pub(super) fn set_ids(&mut self, numbers: Vec<Number>) -> BTreeSet<SetId> {
         let mut ids = BTreeSet::new();
         for number in numbers {
             match u16::try_from(*number.get_ref()) {
@@ -282,6 +282,7 @@ impl Checker<'_> {
             vlans: self.vlans(raw.vlans),
             sources,
             exclude_sources: self.prefixes(raw.exclude_sources),
+            steer_queries: self.one_of(raw.queries, &[("steer", true), ("leave", false)], true),
         }
     }
 

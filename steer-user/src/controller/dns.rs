@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::{DnsStatus, ResolverStatus},
     config::{Config, Shared},
-    datapath::{DatapathError, Dns, DnsMaps, LogLevel, PinDir, monotonic_ns},
+    datapath::{DatapathError, Dns, DnsMaps, LogLevel, PinDir, Port, monotonic_ns},
     forwarder::{Forwarder, Knowledge},
     policy::Plan,
     system::nft::{self, QUERIES_TO},
@@ -36,6 +36,8 @@ const _: () = assert!(PLACES as u32 == steer_common::dns::RESOLVERS);
 #[derive(Default)]
 pub(super) struct Steering {
     dns: Option<Dns>,
+    /// Where its programs are.
+    ports: Vec<Port>,
     resolvers: Vec<Known>,
     choice: Choice,
     trouble: Option<String>,
@@ -136,20 +138,27 @@ impl Controller {
         }
     }
 
+    /// Where queries are steered.
+    fn query_ports(&self) -> Vec<Port> {
+        let ports = self.view.ports.iter().zip(&self.config.lans);
+        let steered = ports.filter(|(_, lan)| lan.steer_queries);
+        steered.map(|(port, _)| port.clone()).collect()
+    }
+
     fn try_to_steer_queries(&mut self, anew: bool) -> Result<(), DatapathError> {
         let pins = PinDir::new(&self.config.system.pin_dir);
-        if !self.config.select.names.steer {
+        let ports = self.query_ports();
+        if !self.config.select.names.steer || ports.is_empty() {
             self.dns.dns = None;
             self.dns.resolvers.clear();
             return Dns::detach_others(&pins, &[]);
         }
-        let attach = anew || self.dns.dns.is_none();
+        let attach = anew || self.dns.dns.is_none() || self.dns.ports != ports;
         let log = if self.options.log_packets {
             LogLevel::Debug
         } else {
             LogLevel::Off
         };
-        let ports = self.view.ports.clone();
         let mut dns = match self.dns.dns.take() {
             Some(dns) if !attach => dns,
             _ => Dns::load(self.config.mode, pins.clone(), ports.clone(), log)?,
@@ -168,6 +177,7 @@ impl Controller {
             Dns::detach_others(&pins, &indexes)?;
         }
         self.dns.dns = Some(dns);
+        self.dns.ports = ports;
         for name in self.plan.names_left_out() {
             warn!("queries for {name} are left alone: the kernel cannot look it up");
         }

@@ -128,7 +128,7 @@ pub async fn look(
             routes: config.mark.routes,
             nat: config.mark.nat,
             marks: config.mark.bits,
-            forward_queries: config.forwards_queries(),
+            forward_queries: Vec::new(),
             ipv6: facts::ipv6_available(),
         },
         lans: Vec::new(),
@@ -146,6 +146,11 @@ pub async fn look(
     for lan in &config.lans {
         let seen = look_at_lan(&facts, config, lan, last, &mut view.problems)?;
         view.wanted.lan.extend(seen.stack.iter().cloned());
+        if config.forwards_queries() && lan.steer_queries {
+            view.wanted
+                .forward_queries
+                .extend(seen.stack.iter().cloned());
+        }
         view.ports.push(seen.port.clone());
         view.sources.extend(&seen.sources);
         view.left_out.extend(&lan.exclude_sources);

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Export, export, names::Zones};
+use super::{Export, canary, export, names::Zones};
 use crate::policy::Plan;
 
-pub(super) fn render(plan: &Plan, resolvers: &[IpAddr]) -> Export {
+pub(super) fn render(plan: &Plan, resolvers: &[IpAddr], canary: bool) -> Export {
     let zones = Zones::of(plan);
     let lines = |zone: &String| -> Vec<String> {
         resolvers
@@ -21,6 +21,12 @@ pub(super) fn render(plan: &Plan, resolvers: &[IpAddr]) -> Export {
             .iter()
             .map(|zone| format!("server=/{zone}/#\n")),
     );
+    let mut notes = zones.notes(true);
+    if canary {
+        // Nobody is asked for them, and nothing is known here: there are none.
+        body.extend(canary::NAMES.map(|name| format!("local=/{name}/\n")));
+        notes.push(canary::NOTE.into());
+    }
     let usage = ["Name it with conf-file=, or put it into dnsmasq's conf-dir."];
-    export(plan, "#", &usage, zones.notes(true), &body)
+    export(plan, "#", &usage, notes, &body)
 }

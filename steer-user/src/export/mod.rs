@@ -5,6 +5,7 @@
 //! widened in silence.
 
 mod bird;
+mod canary;
 mod coverage;
 mod dnsmasq;
 mod frr;
@@ -36,11 +37,15 @@ pub enum Format {
     Dnsmasq {
         /// Who answers for the names.
         resolvers: Vec<IpAddr>,
+        /// Whether programs are told not to use resolvers of their own.
+        canary: bool,
     },
     /// Forward zones.
     Unbound {
         /// Who answers for the names.
         resolvers: Vec<IpAddr>,
+        /// Whether programs are told not to use resolvers of their own.
+        canary: bool,
     },
     /// Prefix lists, and static routes where there is a next hop.
     Frr {
@@ -96,8 +101,8 @@ pub fn render(plan: &Plan, format: &Format) -> Export {
     match format {
         Format::Nftables { table } => nftables::render(plan, table),
         Format::Ipset { prefix } => ipset::render(plan, prefix),
-        Format::Dnsmasq { resolvers } => dnsmasq::render(plan, resolvers),
-        Format::Unbound { resolvers } => unbound::render(plan, resolvers),
+        Format::Dnsmasq { resolvers, canary } => dnsmasq::render(plan, resolvers, *canary),
+        Format::Unbound { resolvers, canary } => unbound::render(plan, resolvers, *canary),
         Format::Frr {
             prefix,
             next_hop,

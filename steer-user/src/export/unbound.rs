@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use super::{Export, export, names::Zones};
+use super::{Export, canary, export, names::Zones};
 use crate::policy::Plan;
 
-pub(super) fn render(plan: &Plan, resolvers: &[IpAddr]) -> Export {
+pub(super) fn render(plan: &Plan, resolvers: &[IpAddr], canary: bool) -> Export {
     let zones = Zones::of(plan);
     let mut body = String::new();
     for zone in &zones.selected {
@@ -15,6 +15,14 @@ pub(super) fn render(plan: &Plan, resolvers: &[IpAddr]) -> Export {
             let _ = writeln!(body, "\tforward-addr: {resolver}");
         }
     }
+    let mut notes = zones.notes(false);
+    if canary {
+        body += "server:\n";
+        for name in canary::NAMES {
+            let _ = writeln!(body, "\tlocal-zone: \"{name}.\" always_nxdomain");
+        }
+        notes.push(canary::NOTE.into());
+    }
     let usage = ["Name it with include: in unbound.conf."];
-    export(plan, "#", &usage, zones.notes(false), &body)
+    export(plan, "#", &usage, notes, &body)
 }

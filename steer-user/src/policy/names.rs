@@ -12,7 +12,7 @@ use super::{
     want::{Want, id, rank},
 };
 use crate::{
-    config::Selection,
+    config::{LeftClasses, Selection},
     endpoints::{Feed, NamePattern},
 };
 
@@ -32,6 +32,8 @@ pub enum NameVerdict<'a> {
     Steer(NameMatch<'a>),
     /// The operator excludes it by this pattern.
     Excluded(&'a str),
+    /// It is of a class whose queries the operator leaves alone.
+    Left(NameMatch<'a>),
     /// No selected set or list has it.
     NotListed,
     /// No query is touched at all.
@@ -67,6 +69,7 @@ pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result
         .claims
         .extend(select.names.exclude.iter().map(exclude));
     for want in wants {
+        let left = is_left(&select.names.leave, &want.class);
         for name in listed(feed, select, &want.class.label) {
             let Ok(pattern) = name.as_str().parse() else {
                 names.left_out.push(name.as_str().to_owned());
@@ -76,8 +79,8 @@ pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result
                 pattern,
                 aim: Aim::Steer {
                     class: want.class.index,
-                    rewrite: true,
-                    learn: want.learns(),
+                    rewrite: !left,
+                    learn: want.learns() && !left,
                 },
                 rank: rank(want.class.category),
                 id: id(&want.class),
@@ -86,6 +89,21 @@ pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result
     }
     names.table = NameTable::build(&names.claims)?;
     Ok(names)
+}
+
+/// Whether the operator leaves the queries of a class alone.
+fn is_left(leave: &LeftClasses, class: &Class) -> bool {
+    let by_label = match &class.label {
+        ClassLabel::Set(id) => leave.sets.contains(id),
+        ClassLabel::Own(name) => {
+            let list = name.split_once('/').map_or(name.as_str(), |(list, _)| list);
+            leave.lists.contains(list)
+        }
+    };
+    let area = class.service_area.as_ref();
+    by_label
+        || leave.categories.contains(&class.category)
+        || area.is_some_and(|area| leave.service_areas.contains(area))
 }
 
 /// The names of a class.
@@ -116,13 +134,18 @@ pub(super) fn verdict<'a>(plan: &'a Plan, name: &str) -> NameVerdict<'a> {
     if action.flags & EXCLUDED != 0 {
         return NameVerdict::Excluded(pattern);
     }
-    match plan.class(action.class) {
-        Some(class) if action.flags & (REWRITE | LEARN) != 0 => NameVerdict::Steer(NameMatch {
-            class,
-            pattern,
-            learns: action.flags & LEARN != 0,
-        }),
-        _ => NameVerdict::NotListed,
+    let Some(class) = plan.class(action.class) else {
+        return NameVerdict::NotListed;
+    };
+    let matched = NameMatch {
+        class,
+        pattern,
+        learns: action.flags & LEARN != 0,
+    };
+    if action.flags & (REWRITE | LEARN) == 0 {
+        NameVerdict::Left(matched)
+    } else {
+        NameVerdict::Steer(matched)
     }
 }
 
@@ -130,6 +153,14 @@ impl fmt::Display for NameVerdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Excluded(pattern) => write!(f, "dns.exclude has {pattern}"),
+            Self::Left(matched) => {
+                let class = matched.class;
+                write!(
+                    f,
+                    "{} ({}) lists {}, and [dns] leave has it",
+                    class.label, class.category, matched.pattern
+                )
+            }
             Self::NotListed => f.write_str("no selected endpoint set or list has this name"),
             Self::Off => f.write_str(
                 "no query is touched: no breakout has resolvers, or [dns] queries is \"leave\"",

@@ -10,7 +10,7 @@ use steer_common::{
 
 use super::*;
 use crate::{
-    config::{NameSelection, OwnInclude},
+    config::{LeftClasses, NameSelection, OwnInclude},
     endpoints::{Category, EndpointSet, Instance, Ports, ServiceArea, SetId, never_steered},
 };
 
@@ -204,6 +204,7 @@ fn names_are_decided_by_sets_and_lists_and_the_operator_s_word_beats_both() {
                 steer,
                 learn,
                 exclude: vec!["left.sharepoint.com".parse().unwrap()],
+                ..NameSelection::default()
             };
         })
     };
@@ -556,6 +557,7 @@ fn names_of_a_list_go_to_the_resolver_and_teach_where_there_are_no_prefixes() {
                 steer,
                 learn,
                 exclude: Vec::new(),
+                ..NameSelection::default()
             };
             select.include = vec![
                 list("saas/crm", &["203.0.113.0/24"], &["*.crm.example"]),
@@ -780,4 +782,58 @@ fn naively_public(address: IpAddr) -> bool {
                 || a.is_unspecified())
         }
     }
+}
+
+#[test]
+fn queries_of_left_classes_are_left_alone_unless_another_class_is_more_specific() {
+    let plan = |leave: LeftClasses| {
+        builtin(|select, _| {
+            select.categories = Category::ALL.into();
+            select.names = NameSelection {
+                steer: true,
+                learn: true,
+                leave,
+                ..NameSelection::default()
+            };
+            select.include = vec![OwnInclude {
+                name: "saas/crm".into(),
+                prefixes: vec!["203.0.113.0/24".parse().unwrap()],
+                names: vec!["a.sharepoint.com".parse().unwrap()],
+                tcp: "443".parse().unwrap(),
+                udp: Ports::default(),
+                category: Category::Allow,
+            }];
+        })
+    };
+    let word = |plan: &Plan, name: &str| match plan.decide_name(name) {
+        NameVerdict::Steer(_) => "steer",
+        NameVerdict::Left(_) => "left",
+        _ => "other",
+    };
+    let words = |leave: LeftClasses| {
+        let plan = plan(leave);
+        ["b.sharepoint.com", "a.sharepoint.com", "one.msftauth.net"].map(|name| word(&plan, name))
+    };
+    let none = LeftClasses::default;
+    assert_eq!(words(none()), ["steer"; 3]);
+    let sharepoint = LeftClasses {
+        service_areas: [ServiceArea::SharePoint].into(),
+        ..none()
+    };
+    assert_eq!(words(sharepoint), ["left", "steer", "steer"]);
+    let lists = LeftClasses {
+        lists: ["saas".to_owned()].into(),
+        ..none()
+    };
+    assert_eq!(words(lists), ["steer", "left", "steer"]);
+    let default = LeftClasses {
+        categories: [Category::Default].into(),
+        ..none()
+    };
+    assert_eq!(words(default), ["steer", "steer", "left"]);
+    let by_set = LeftClasses {
+        sets: [SetId(31)].into(),
+        ..none()
+    };
+    assert_eq!(words(by_set), ["left", "steer", "steer"]);
 }

@@ -67,8 +67,8 @@ pub struct Wanted {
     pub nat: Owner,
     /// The bits of marks that are steer's.
     pub marks: MarkBits,
-    /// Whether the LAN's queries over TCP are for the forwarder, as long as it listens.
-    pub forward_queries: bool,
+    /// The LANs whose queries over TCP are for the forwarder, as long as it listens; as `lan` has them.
+    pub forward_queries: Vec<InterfaceName>,
     /// Whether the kernel has IPv6: [`facts::ipv6_available`].
     pub ipv6: bool,
 }
@@ -303,7 +303,7 @@ pub fn objects(wanted: &Wanted) -> Vec<Object> {
         // Rules last: until they are there, a granted packet takes the way it always took.
         list.extend(rules(&paths, wanted).into_iter().map(Object::Rule));
     }
-    if wanted.forward_queries {
+    if !wanted.forward_queries.is_empty() {
         list.extend(deliver_here(wanted));
     }
     list

@@ -346,10 +346,10 @@ fn render(wanted: &Wanted) -> String {
         ),
         Owner::External => String::new(),
     };
-    let (queries_counter, queries) = if wanted.forward_queries {
-        queries(others, Mark::here(marks))
-    } else {
+    let (queries_counter, queries) = if wanted.forward_queries.is_empty() {
         (String::new(), String::new())
+    } else {
+        queries(&wanted.forward_queries, others, Mark::here(marks))
     };
     let valid = each(&|p| {
         format!(
@@ -431,7 +431,9 @@ table {TABLE} {{
 /// Hands queries over TCP to the forwarder, from a connection's first packet on. `tproxy` finds its
 /// socket, or the rule ends there: when nobody listens, connections go on as if it were not there, and
 /// those that began so are not moved.
-fn queries(others: Mark, here: Mark) -> (String, String) {
+fn queries(lans: &[InterfaceName], others: Mark, here: Mark) -> (String, String) {
+    let lans: Vec<String> = lans.iter().map(quoted).collect();
+    let lans = lans.join(", ");
     let to_here = format!("meta mark set meta mark & {others} | {here}");
     let (v4, v6) = (QUERIES_TO[0], QUERIES_TO[1]);
     let chain = format!(
@@ -439,9 +441,9 @@ fn queries(others: Mark, here: Mark) -> (String, String) {
 		type filter hook prerouting priority -144; policy accept;
 		# what servers send the forwarder, which asks them in the name of its clients
 		iifname != @lan tcp sport 53 socket transparent 1 socket wildcard 0 {to_here}
-		iifname @lan tcp dport 53 socket transparent 1 {to_here}
-		iifname @lan meta nfproto ipv4 tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn tproxy ip to {v4} {to_here} counter name queries
-		iifname @lan meta nfproto ipv6 tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn tproxy ip6 to {v6} {to_here} counter name queries
+		iifname {{ {lans} }} tcp dport 53 socket transparent 1 {to_here}
+		iifname {{ {lans} }} meta nfproto ipv4 tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn tproxy ip to {v4} {to_here} counter name queries
+		iifname {{ {lans} }} meta nfproto ipv6 tcp dport 53 tcp flags & (fin|syn|rst|ack) == syn tproxy ip6 to {v6} {to_here} counter name queries
 	}}\n"
     );
     ("\tcounter queries { }\n".to_owned(), chain)

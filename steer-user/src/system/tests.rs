@@ -42,7 +42,7 @@ pub(super) fn wanted(paths: u8) -> Wanted {
         route_tables: vec![TableId::MAIN],
         routes: Owner::Steer,
         nat: Owner::Steer,
-        forward_queries: false,
+        forward_queries: vec![],
         ipv6: true,
     }
 }
@@ -99,7 +99,7 @@ fn the_list_reads_like_the_commands_it_equals() {
     wanted.paths[1].next_hop6 = None;
     wanted.paths[0].next_hop4 = Some(NextHop::ViaOnLink([203, 0, 113, 1].into()));
     wanted.route_tables.push(TableId(52));
-    wanted.forward_queries = true;
+    wanted.forward_queries = vec![interface("lan0")];
     let text: Vec<_> = objects(&wanted).iter().map(Object::to_string).collect();
     golden("objects.txt", &(text.join("\n") + "\n"));
 }
@@ -121,7 +121,7 @@ fn the_ruleset_for_two_paths_is_the_tested_one() {
     golden("two-paths-external-nat.nft", NftTable::new(&wanted).text());
     wanted.nat = Owner::Steer;
     golden("two-paths.nft", NftTable::new(&wanted).text());
-    wanted.forward_queries = true;
+    wanted.forward_queries = vec![interface("lan0")];
     golden("forwarded-queries.nft", NftTable::new(&wanted).text());
 }
 
@@ -162,7 +162,7 @@ fn applying_twice_changes_nothing_and_removing_leaves_no_trace() {
         let state = tempfile::tempdir().unwrap();
         let mut kernel = Kernel::open(state.path()).unwrap();
         let list = objects(&Wanted {
-            forward_queries: true,
+            forward_queries: vec![interface("lan0")],
             ..wanted(2)
         });
         for object in &list {
@@ -200,7 +200,7 @@ fn what_a_killed_controller_left_is_found_and_removed_without_its_configuration(
         let before = everything();
         let state = tempfile::tempdir().unwrap();
         let mut list = objects(&Wanted {
-            forward_queries: true,
+            forward_queries: vec![interface("lan0")],
             ..wanted(2)
         });
         apply(&mut Kernel::open(state.path()).unwrap(), &list).await;

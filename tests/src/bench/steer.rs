@@ -126,7 +126,7 @@ pub fn apply_system(router: &Router) -> Result<()> {
         route_tables: vec![TableId::MAIN],
         routes: Owner::Steer,
         nat: Owner::Steer,
-        forward_queries: false,
+        forward_queries: vec![],
         ipv6: false,
     };
     // The way back is to delete the namespace.

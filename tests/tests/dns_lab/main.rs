@@ -4,6 +4,7 @@
 
 mod answers;
 mod ask;
+mod canary;
 mod failures;
 mod flood;
 mod hooks;

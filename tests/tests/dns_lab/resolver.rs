@@ -40,6 +40,8 @@ pub enum Knowledge {
     },
     /// It asks others, the first by IPv4.
     Forward([&'static str; 2]),
+    /// What another text says, and nothing else.
+    Written(String),
     /// Nothing: dnsmasq answers REFUSED then, unbound SERVFAIL.
     Nothing,
 }
@@ -134,6 +136,7 @@ fn dnsmasq(addresses: [&str; 2], knowledge: &Knowledge, folder: &Path) -> String
                 writeln!(text, "server={server}").unwrap();
             }
         }
+        Knowledge::Written(more) => text += more,
         Knowledge::Nothing => {}
     }
     text
@@ -175,6 +178,7 @@ fn unbound(addresses: [&str; 2], knowledge: &Knowledge, folder: &Path) -> String
                 writeln!(text, " forward-addr: {server}").unwrap();
             }
         }
+        Knowledge::Written(more) => text += more,
         // Whom it must not ask (do-not-query-localhost).
         Knowledge::Nothing => {
             text += "forward-zone:\n name: \".\"\n forward-addr: 127.0.0.1\n";

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -208,6 +209,35 @@ fn the_router_as_the_resolver_is_asked_for_other_names_and_a_firewall_that_drops
         "{}",
         steer.log()
     );
+    steer.detach().unwrap();
+}
+
+#[test]
+fn clients_whose_queries_are_left_alone_get_the_far_answers() {
+    let near = Knowledge::every(NEAR);
+    let Some(office) = Office::start(Software::Dnsmasq, Software::Unbound, &near) else {
+        return;
+    };
+    let steer = start_with(&office.lab, &PROVIDER, FORWARD);
+    let reload = |from: &str, to: &str| {
+        let text = fs::read_to_string(steer.config()).unwrap();
+        fs::write(steer.config(), text.replacen(from, to, 1)).unwrap();
+        let reload = steer.command(&["reload"]).unwrap();
+        assert!(reload.status.success(), "{reload:?}");
+    };
+    let both = |name: &str| [office.asked(name), asked(&office, name)];
+    assert_eq!(both("a.sharepoint.com"), [of(NEAR), of(NEAR)]);
+    reload("[[lan]]\n", "[[lan]]\nqueries = \"leave\"\n");
+    assert_eq!(both("b.sharepoint.com"), [of(FAR), of(FAR)]);
+    reload("queries = \"leave\"\n", "");
+    assert_eq!(both("c.sharepoint.com"), [of(NEAR), of(NEAR)]);
+    // Those of one area, and others as before.
+    reload(
+        "[dns]\n",
+        "[dns]\nleave = { service_areas = [\"sharepoint\"] }\n",
+    );
+    assert_eq!(both("d.sharepoint.com"), [of(FAR), of(FAR)]);
+    assert_eq!(both("outlook.office.com"), [of(NEAR), of(NEAR)]);
     steer.detach().unwrap();
 }
 
