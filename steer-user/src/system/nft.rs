@@ -404,6 +404,8 @@ table {TABLE} {{
 {out}	}}
 	chain mss {{
 		type filter hook forward priority -140; policy accept;
+		# an answer whose way to the LAN is missing (a rule flushed, a LAN prefix gone) would go back out
+		ct direction reply ct mark & {kind} == {grant} iifname @brk oifname @brk counter name guard drop
 		ct mark & {kind} != 0 tcp flags & (syn|rst) == syn goto clamp
 	}}
 	chain clamp {{
