@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod api;
+pub mod bypass;
 pub mod cli;
 pub mod config;
 pub mod controller;

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    BreakoutStatus, Command, DeadManBreakout, DeadManStatus, DnsStatus, LanStatus, NftStatus,
+    BreakoutStatus, BypassStatus, Command, DeadManBreakout, DeadManStatus, DnsStatus, LanStatus, NftStatus,
     PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, TcpQueryStatus, server::ask,
 };
 use crate::endpoints::Report;
@@ -567,6 +567,19 @@ impl Families<'_> {
         )
     }
 
+    fn bypass(&mut self, bypass: Option<&BypassStatus>) -> fmt::Result {
+        let clients = bypass.iter().flat_map(|it| {
+            [("tls", it.tls), ("https", it.https)]
+                .map(|(over, clients)| (vec![("over", over.to_owned())], clients as u64))
+        });
+        self.gauge(
+            "dns_bypass_clients",
+            "Clients that ask resolvers past the office's, so that their queries cannot be steered",
+            None,
+            clients,
+        )
+    }
+
     fn dns(&mut self, dns: &DnsStatus) -> fmt::Result {
         let DnsStatus {
             names,
@@ -574,6 +587,7 @@ impl Families<'_> {
             resolvers,
             events,
             tcp,
+            bypass,
         } = dns;
         for (name, help, value) in [
             (
@@ -599,6 +613,7 @@ impl Families<'_> {
             events,
         )?;
         self.tcp_queries(tcp.as_ref())?;
+        self.bypass(bypass.as_ref())?;
         let resolvers = || {
             let labels = |it: &ResolverStatus| {
                 let (breakout, address) = (it.breakout.clone(), it.address.clone());
@@ -749,6 +764,11 @@ mod tests {
                 fell_back: 32,
                 passed: 33,
                 turned_away: 4,
+            }),
+            bypass: Some(BypassStatus {
+                tls: 20,
+                https: 21,
+                resolvers: vec![],
             }),
         }
     }
@@ -953,6 +973,8 @@ mod tests {
                 r#"steer_dns_tcp_queries_total{outcome="passed"}"#.to_owned(),
                 33,
             ),
+            (r#"steer_dns_bypass_clients{over="tls"}"#.to_owned(), 20),
+            (r#"steer_dns_bypass_clients{over="https"}"#.to_owned(), 21),
             (
                 r#"steer_dns_events_total{event="rewritten"}"#.to_owned(),
                 19,

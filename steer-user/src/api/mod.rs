@@ -18,7 +18,7 @@ pub use client::{Client, ClientError};
 pub use metrics::{Metrics, open_metrics};
 pub use server::{Command, Server, serve};
 pub use status::{
-    BreakoutStatus, ClassCounter, DeadManBreakout, DeadManStatus, DnsStatus, FamilyStatus,
+    BreakoutStatus, BypassStatus, BypassedTo, ClassCounter, DeadManBreakout, DeadManStatus, DnsStatus, FamilyStatus,
     FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus, ProbeStatus, ResolverStatus, Status,
     SteeringState, TcpQueryStatus,
 };

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::endpoints::Report;
+use crate::{
+    bypass::{Bypass, Over},
+    endpoints::Report,
+};
 
 /// Whether packets are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,6 +256,52 @@ pub struct DnsStatus {
     /// Queries over TCP; none where they are not read.
     #[serde(default)]
     pub tcp: Option<TcpQueryStatus>,
+    /// Clients that ask resolvers past the office's; none where connections are not tracked.
+    #[serde(default)]
+    pub bypass: Option<BypassStatus>,
+}
+
+/// Clients whose queries cannot be read, in the connections of the last minute or two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BypassStatus {
+    /// Clients that ask over TLS or QUIC, on port 853.
+    pub tls: usize,
+    /// Clients that ask a known public resolver over HTTPS.
+    pub https: usize,
+    /// Whom they ask.
+    pub resolvers: Vec<BypassedTo>,
+}
+
+/// A resolver that clients ask past the office's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BypassedTo {
+    /// Its address.
+    pub address: String,
+    /// Whose it is, if that is known.
+    pub operator: Option<String>,
+    /// `TLS` or `HTTPS`.
+    pub over: String,
+    /// Who asks it; the first twenty.
+    pub clients: Vec<String>,
+}
+
+impl From<&Bypass> for BypassStatus {
+    fn from(bypass: &Bypass) -> Self {
+        const MOST: usize = 20;
+        let resolvers = bypass.resolvers().into_iter();
+        Self {
+            tls: bypass.clients(Over::Tls),
+            https: bypass.clients(Over::Https),
+            resolvers: resolvers
+                .map(|it| BypassedTo {
+                    address: it.resolver.to_string(),
+                    operator: it.operator.map(str::to_owned),
+                    over: it.over.to_string(),
+                    clients: it.clients.iter().take(MOST).map(ToString::to_string).collect(),
+                })
+                .collect(),
+        }
+    }
 }
 
 /// Queries over TCP, since the controller's start.

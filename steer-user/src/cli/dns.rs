@@ -6,7 +6,12 @@ use serde::Serialize;
 use steer_common::dns::{ANSWERED, REWRITTEN};
 
 use super::{ControllerOptions, Failure, print_json};
-use crate::datapath::{DnsMaps, PinDir};
+use crate::{
+    config::{Config, SystemConfig},
+    controller::RegistryFile,
+    datapath::{DnsMaps, PinDir},
+    policy::{ClassKey, ClassLabel, SourceList, own_id},
+};
 
 /// Shows pending queries and learned addresses, from the kernel's own tables; no controller is
 /// needed. Without an option: both.
@@ -45,14 +50,22 @@ struct Learned {
     address: String,
     name: String,
     client: String,
-    class: u16,
+    /// What it is learned for: `worldwide`, ..., or `own`; none when the number is not known any more.
+    list: Option<&'static str>,
+    /// The id in that list.
+    set: Option<u16>,
+    /// The name of an include, or of a list's service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own: Option<String>,
+    #[serde(skip)]
+    what: String,
     /// How long it lives after an answer or a packet, in seconds.
     life: u32,
 }
 
 pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
     let (system, _) = args.options.read_system()?;
-    let shown = read(&PinDir::new(&system.pin_dir), args).map_err(anyhow::Error::from)?;
+    let shown = read(&system, args)?;
     if args.options.json {
         print_json(&shown)?;
     } else {
@@ -61,9 +74,9 @@ pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(pins: &PinDir, args: &Args) -> Result<Shown, crate::datapath::DatapathError> {
+fn read(system: &SystemConfig, args: &Args) -> anyhow::Result<Shown> {
     let both = args.pending == args.learned;
-    let maps = DnsMaps::open(pins)?;
+    let maps = DnsMaps::open(&PinDir::new(&system.pin_dir))?;
     let mut shown = Shown::default();
     if both || args.pending {
         let awaited = maps.pending()?.into_iter();
@@ -80,21 +93,50 @@ fn read(pins: &PinDir, args: &Args) -> Result<Shown, crate::datapath::DatapathEr
         shown.pending = Some(pending);
     }
     if both || args.learned {
+        let registry = RegistryFile::open(&system.state_dir)?;
+        let own = own_names(args);
         let mut learned: Vec<Learned> = maps
             .learned()?
             .into_iter()
-            .map(|it| Learned {
-                address: it.address.to_string(),
-                name: it.name(),
-                client: dns_ip(it.value.client),
-                class: it.value.class,
-                life: it.value.life,
+            .map(|it| {
+                let key = registry.get().key(it.value.class);
+                let own = key.and_then(|key| own.iter().find(|name| is_named(key, name)));
+                Learned {
+                    address: it.address.to_string(),
+                    name: it.name(),
+                    client: dns_ip(it.value.client),
+                    list: key.map(|key| key.list.as_str()),
+                    set: key.map(|key| key.id),
+                    own: own.cloned(),
+                    what: what(key, own),
+                    life: it.value.life,
+                }
             })
             .collect();
         learned.sort_by(|a, b| (&a.name, &a.address).cmp(&(&b.name, &b.address)));
         shown.learned = Some(learned);
     }
     Ok(shown)
+}
+
+/// The names of the operator's own includes and lists; none where the configuration has mistakes.
+fn own_names(args: &Args) -> Vec<String> {
+    let config = Config::read(&args.options.config.config);
+    let includes = config.map_or_else(|_| Vec::new(), |config| config.select.include);
+    includes.into_iter().map(|include| include.name).collect()
+}
+
+fn is_named(key: ClassKey, name: &str) -> bool {
+    key.list == SourceList::Own && own_id(name) == key.id
+}
+
+/// What an address is learned for, for a person.
+fn what(key: Option<ClassKey>, own: Option<&String>) -> String {
+    match (key, own) {
+        (_, Some(name)) => ClassLabel::Own(name.clone()).to_string(),
+        (Some(key), None) => format!("set {} ({})", key.id, key.list.as_str()),
+        (None, None) => "a set that is not known any more".into(),
+    }
 }
 
 fn dns_ip(address: steer_common::dns::Address) -> String {
@@ -113,8 +155,8 @@ fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
     for it in shown.learned.iter().flatten() {
         writeln!(
             out,
-            "learned   {} for {}, asked by {}",
-            it.address, it.name, it.client
+            "learned   {} for {} of {}, asked by {}",
+            it.address, it.name, it.what, it.client
         )?;
     }
     Ok(out)

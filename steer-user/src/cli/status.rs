@@ -165,6 +165,17 @@ fn dns(out: &mut String, status: &Status) -> std::fmt::Result {
             it.failures, it.unanswered
         )?;
     }
+    for it in dns.bypass.iter().flat_map(|it| &it.resolvers) {
+        let operator = it.operator.as_deref().map(|it| format!(" ({it})"));
+        writeln!(
+            out,
+            "  bypassed over {} to {}{} by {}",
+            it.over,
+            it.address,
+            operator.unwrap_or_default(),
+            it.clients.join(", ")
+        )?;
+    }
     if let Some(tcp) = &dns.tcp {
         writeln!(
             out,

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,11 +14,12 @@ use steer_common::dns::{DnsTable, REFUSE_SHARED, REWRITING};
 use tracing::{info, warn};
 
 use super::{
-    Controller, ControllerError, View,
+    Controller, ControllerError, View, look::asking_site,
     resolvers::{Choice, Chosen, choose},
 };
 use crate::{
-    api::{DnsStatus, ResolverStatus},
+    api::{BypassStatus, DnsStatus, ResolverStatus},
+    bypass::Bypass,
     config::{Config, Shared},
     datapath::{DatapathError, Dns, DnsMaps, LogLevel, PinDir, Port, monotonic_ns},
     forwarder::{Forwarder, Knowledge},
@@ -27,6 +29,10 @@ use crate::{
 
 /// After this long a resolver that was taken for dead gets another chance.
 const SECOND_CHANCE: Duration = Duration::from_mins(1);
+
+/// What was seen of connections is told again for so long: looking costs a millisecond for a thousand of
+/// them.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// Indexes of resolvers end before this; 0 is none.
 const PLACES: u8 = 64;
@@ -42,6 +48,8 @@ pub(super) struct Steering {
     choice: Choice,
     trouble: Option<String>,
     forwarding: Forwarding,
+    /// Who asks past the office's resolvers, and when that was looked at.
+    bypass: Mutex<Option<(Instant, Option<BypassStatus>)>>,
 }
 
 /// The forwarder of queries over TCP, if there is one.
@@ -251,9 +259,25 @@ impl Steering {
             .chain(self.choice.problems.iter().cloned())
     }
 
-    pub(super) fn status(
+    /// Who asks past the office's resolvers.
+    async fn bypass(&self, view: &View) -> Option<BypassStatus> {
+        let known = || self.bypass.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, status)) = &*known()
+            && at.elapsed() < FRESH
+        {
+            return status.clone();
+        }
+        let looked = Bypass::look(asking_site(view)).await;
+        let looked = looked.inspect_err(|error| warn!("who asks past the resolvers: {error}"));
+        let status = looked.ok().flatten().as_ref().map(BypassStatus::from);
+        *known() = Some((Instant::now(), status.clone()));
+        status
+    }
+
+    pub(super) async fn status(
         &self,
         config: &Config,
+        view: &View,
         plan: &Plan,
     ) -> Result<Option<DnsStatus>, ControllerError> {
         let Some(dns) = &self.dns else {
@@ -297,6 +321,7 @@ impl Steering {
                 .forwarder
                 .as_ref()
                 .map(|it| it.count().into()),
+            bypass: self.bypass(view).await,
         }))
     }
 }

@@ -10,6 +10,7 @@ use super::ControllerError;
 use crate::{
     config::{Breakout, Config, Delegated, Lan, Mode, Vlan},
     datapath::{Exit, Port},
+    policy::Site,
     system::{
         Family, InterfaceName, Kernel, NextHop, PathId, PathSpec, TableId, Wanted,
         delegated::Delegations,
@@ -28,6 +29,8 @@ pub struct View {
     pub ports: Vec<Port>,
     /// Clients.
     pub sources: Vec<IpNet>,
+    /// Those of them whose queries are steered.
+    pub asking: Vec<IpNet>,
     /// Clients that are left out.
     pub left_out: Vec<IpNet>,
     /// The router's own addresses.
@@ -134,6 +137,7 @@ pub async fn look(
         lans: Vec::new(),
         ports: Vec::new(),
         sources: Vec::new(),
+        asking: Vec::new(),
         left_out: Vec::new(),
         own_addresses: facts
             .addresses
@@ -153,6 +157,9 @@ pub async fn look(
         }
         view.ports.push(seen.port.clone());
         view.sources.extend(&seen.sources);
+        if lan.steer_queries {
+            view.asking.extend(&seen.sources);
+        }
         view.left_out.extend(&lan.exclude_sources);
         view.lans.push(seen);
     }
@@ -181,6 +188,15 @@ pub async fn look(
         }
     }
     Ok(view)
+}
+
+/// The site of those clients whose queries are steered.
+pub fn asking_site(view: &View) -> Site {
+    Site {
+        clients: Some(view.asking.clone()),
+        left_out: view.left_out.clone(),
+        router: view.own_addresses.iter().copied().collect(),
+    }
 }
 
 /// Looks at a LAN. One that is not there any more is taken as it was, so that the others and the

@@ -81,7 +81,8 @@ impl Controller {
             });
         let dns = self
             .dns
-            .status(&self.config, &self.plan)
+            .status(&self.config, &self.view, &self.plan)
+            .await
             .unwrap_or_else(|error| {
                 note(error);
                 None

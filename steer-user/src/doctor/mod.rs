@@ -442,6 +442,14 @@ pub static CHECKS: &[Check] = &[
         look: services::dns,
     },
     Check {
+        name: "bypass",
+        area: Area::Services,
+        finds: "clients that ask resolvers past the office's: over TLS or QUIC (port 853), or over HTTPS at a public resolver that is known (seen in the connections of the last minute or two; only where queries are steered)",
+        why: "nobody on the way can read what they ask: names without prefixes stay on the backbone, and split-brain zones are asked outside",
+        remedy: "canary names in the resolver that clients ask: steer export dnsmasq --canary, steer export unbound --canary; policies: DnsOverHttpsMode=off (Chrome, Edge), DNSOverHTTPS (Firefox), Private DNS off (Android)",
+        look: services::bypass,
+    },
+    Check {
         name: "controller",
         area: Area::Steer,
         finds: "programs that steer on without a controller",

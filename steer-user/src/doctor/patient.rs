@@ -15,6 +15,7 @@ use tokio::{net::UdpSocket, time::timeout};
 use super::synthetic::{self, Proof};
 use crate::{
     api::Client,
+    bypass::Bypass,
     config::{Config, Mode},
     controller::{self, look, report},
     datapath::{self, Order, PinDir, Port, Trial},
@@ -58,6 +59,9 @@ pub struct Patient {
     pub(super) now: SystemTime,
     pub(super) built: Option<SystemTime>,
     pub(super) resolvers: Vec<Resolver>,
+    /// Clients that ask resolvers past the office's; none where connections are not tracked, or no
+    /// query is steered.
+    pub(super) bypass: Option<Bypass>,
     pub(super) managers: Vec<Manager>,
     pub(super) objects: Vec<(Object, Result<Presence, String>)>,
     pub(super) leftovers: Vec<Object>,
@@ -172,6 +176,12 @@ impl Patient {
                 .collect(),
             overlay: overlay(&kernel, &facts, config).await?,
             resolvers: resolvers(&kernel, &facts, root).await?,
+            bypass: match &view {
+                Ok(view) if config.select.names.steer => {
+                    Bypass::look(look::asking_site(view)).await?
+                }
+                _ => None,
+            },
             reverse_path: config
                 .breakouts
                 .iter()

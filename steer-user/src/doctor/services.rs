@@ -58,6 +58,23 @@ pub(super) fn clock(patient: &Patient) -> Vec<Verdict> {
     }]
 }
 
+pub(super) fn bypass(patient: &Patient) -> Vec<Verdict> {
+    if !patient.config.select.names.steer {
+        return Vec::new();
+    }
+    let Some(bypass) = &patient.bypass else {
+        return vec![Verdict::ok("connections are not tracked: it cannot be seen")];
+    };
+    let asked = bypass.resolvers();
+    if asked.is_empty() {
+        return vec![Verdict::ok("no client is seen to ask past the office's resolvers")];
+    }
+    asked
+        .iter()
+        .map(|it| Verdict::note(format!("{it}")))
+        .collect()
+}
+
 pub(super) fn dns(patient: &Patient) -> Vec<Verdict> {
     if patient.resolvers.is_empty() {
         return vec![Verdict::note("/etc/resolv.conf names no resolver")];

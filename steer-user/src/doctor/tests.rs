@@ -906,6 +906,34 @@ fn resolvers_that_do_not_answer_are_named() {
 }
 
 #[test]
+fn clients_that_ask_past_the_resolver_are_named() {
+    in_namespace(async || {
+        let mut office = Office::open().await;
+        assert_eq!(office.says("bypass").await, [], "no query is steered");
+        office.config.select.names.steer = true;
+        Office::well(&office.says("bypass").await);
+        // A client and a resolver that are somewhere else, as far as the router's addresses go.
+        sh(
+            "ip route add local 10.1.0.7 dev lo; ip route add local 8.8.8.8 dev lo
+            nft 'table inet t { chain c { type filter hook input priority 0; ct state new; }; }'",
+        );
+        let resolver = UdpSocket::bind("8.8.8.8:853").await.unwrap();
+        let client = UdpSocket::bind("10.1.0.7:0").await.unwrap();
+        client.connect("8.8.8.8:853").await.unwrap();
+        client.send(b"?").await.unwrap();
+        let mut question = [0; 8];
+        let (_, from) = resolver.recv_from(&mut question).await.unwrap();
+        Office::well(&office.says("bypass").await);
+        resolver.send_to(b"!", from).await.unwrap();
+        finds(
+            &office.says("bypass").await,
+            State::Note,
+            "8.8.8.8 (Google) over TLS by 10.1.0.7",
+        );
+    });
+}
+
+#[test]
 fn steer_without_a_controller_is_named() {
     in_namespace(async || {
         let office = Office::open().await;

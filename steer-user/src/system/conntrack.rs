@@ -4,10 +4,13 @@
 //! The entries are listed over ctnetlink. The few message fields needed are read here: no crate
 //! knows them, and the `conntrack` tool is not installed on most routers.
 
+mod flows;
+
 use std::{collections::BTreeMap, fs, io};
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
+pub use self::flows::{Flow, for_each_flow};
 use super::{Family, Mark, MarkBits, PathId, SystemError};
 
 /// How full the table of this network namespace is.
@@ -55,9 +58,10 @@ fn granted_in(
     let udp = UdpTimeouts::read();
     let mut counts = BTreeMap::new();
     let wanted = request(GET, DUMP, family, Mark::grant(marks), Mark::kind(marks));
-    for_each_entry(&wanted, |entry| {
+    for_each_message(&wanted, |payload| {
         // The kernel has filtered already, unless it is too old to know how.
-        if let Some(path) = Mark::from_bits(entry.mark).granted_path(marks)
+        if let Some(entry) = entry_of(payload)
+            && let Some(path) = Mark::from_bits(entry.mark).granted_path(marks)
             && entry.lives(udp)
         {
             *counts.entry(path).or_default() += 1;
@@ -151,7 +155,8 @@ const FAMILY_HEADER: usize = 4;
 /// The two highest bits of an attribute's type are flags.
 const TYPE_BITS: u16 = 0x3fff;
 
-fn for_each_entry(wanted: &[u8], mut found: impl FnMut(Entry)) -> io::Result<()> {
+/// Asks, and hands on the payload of each message about an entry.
+fn for_each_message(wanted: &[u8], mut found: impl FnMut(&[u8])) -> io::Result<()> {
     let socket = ask(wanted)?;
     loop {
         let (datagram, _) = socket.recv_from_full()?;
@@ -164,11 +169,7 @@ fn for_each_entry(wanted: &[u8], mut found: impl FnMut(Entry)) -> io::Result<()>
                     error_of(payload)?;
                     return Ok(());
                 }
-                _ => {
-                    if let Some(entry) = entry_of(payload) {
-                        found(entry);
-                    }
-                }
+                _ => found(payload),
             }
         }
     }
@@ -241,15 +242,17 @@ fn entry_of(payload: &[u8]) -> Option<Entry> {
             }
             ATTRIBUTE_STATUS => entry.status = number(value)?,
             ATTRIBUTE_TIMEOUT => entry.timeout = number(value)?,
-            ATTRIBUTE_PROTOCOL => {
-                entry.tcp_state = inside(value, PROTOCOL_TCP)
-                    .and_then(|tcp| inside(tcp, TCP_STATE))
-                    .and_then(|state| state.first().copied());
-            }
+            ATTRIBUTE_PROTOCOL => entry.tcp_state = tcp_state(value),
             _ => {}
         }
     }
     marked.then_some(entry)
+}
+
+/// TCP's state in what the protocol says.
+fn tcp_state(value: &[u8]) -> Option<u8> {
+    let tcp = inside(value, PROTOCOL_TCP)?;
+    inside(tcp, TCP_STATE)?.first().copied()
 }
 
 /// The value of the attribute of this kind among nested ones.

@@ -16,6 +16,9 @@ use super::{
     of, start, start_as,
 };
 
+/// What the provider says of a name of Windows Update.
+const DELIVERY: &str = "23.2.2.9";
+
 fn explained(steer: &Steer<'_>, address: &str) -> Value {
     let output = steer.command(&["explain", "--json", address]).unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
@@ -23,7 +26,11 @@ fn explained(steer: &Steer<'_>, address: &str) -> Value {
 
 #[test]
 fn learned_addresses_are_explained_and_outlive_a_kill_and_a_restart() {
-    let near = Knowledge::every(NEAR);
+    let delivery = DELIVERY.parse().unwrap();
+    let near = Knowledge::Zone {
+        every: NEAR,
+        names: vec![("au.download.windowsupdate.com".into(), delivery)],
+    };
     let Some(office) = Office::start(Software::Dnsmasq, Software::Unbound, &near) else {
         return;
     };
@@ -53,6 +60,21 @@ fn learned_addresses_are_explained_and_outlive_a_kill_and_a_restart() {
         }
     };
     steered(&steer, "learned");
+    // A name of a list of the project's has an address of its own.
+    let question = Question::new("au.download.windowsupdate.com", Kind::A);
+    let reply = question.ask(&lab.client, HEADQUARTERS[0]).unwrap();
+    assert_eq!(reply.addresses, [DELIVERY.parse::<IpAddr>().unwrap()]);
+    let output = steer.command(&["dns", "--learned", "--json"]).unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lessons: Vec<_> = shown["learned"].as_array().unwrap().iter().collect();
+    let of = |address: &str| lessons.iter().find(|it| it["address"] == address).unwrap();
+    assert_eq!(of(NEAR[0])["list"], "worldwide", "{shown}");
+    assert_eq!(of(DELIVERY)["list"], "own", "{shown}");
+    assert_eq!(of(DELIVERY)["own"], "updates/windows-update", "{shown}");
+    let output = steer.command(&["dns", "--learned"]).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = "for au.download.windowsupdate.com of service \"updates/windows-update\"";
+    assert!(text.contains(line), "{text}");
     let output = steer
         .command(&["explain", "--port", "25", NEAR[0]])
         .unwrap();

@@ -4,6 +4,7 @@
 
 mod answers;
 mod ask;
+mod bypass;
 mod canary;
 mod failures;
 mod flood;

@@ -238,6 +238,25 @@ fn clients_whose_queries_are_left_alone_get_the_far_answers() {
     );
     assert_eq!(both("d.sharepoint.com"), [of(FAR), of(FAR)]);
     assert_eq!(both("outlook.office.com"), [of(NEAR), of(NEAR)]);
+    // Those of everybody but one computer.
+    let (v4, v6) = office.lab.host(1);
+    let excluded = format!("[[lan]]\nexclude_sources = [\"{v4}/32\", \"{v6}/128\"]\n");
+    reload("[[lan]]\n", &excluded);
+    let asked_by = |(v4, v6): (IpAddr, IpAddr), name: &str| {
+        [v4, v6].map(|host| {
+            let at = usize::from(host.is_ipv6());
+            let question = Question::new(name, KINDS[at]).from(host);
+            let reply = question.ask(&office.lab.client, HEADQUARTERS[at]).unwrap();
+            assert_eq!(reply.tries, 1, "{host}");
+            reply.addresses
+        })
+    };
+    let captures = office.lab.capture().unwrap();
+    assert_eq!(asked_by((v4, v6), "excel.office.com"), of(FAR));
+    assert_eq!(asked_by(office.lab.host(2), "excel.office.com"), of(NEAR));
+    let wires = captures.stop().unwrap();
+    let far_asked: BTreeSet<_> = [v4, v6].into_iter().zip(addresses(HEADQUARTERS)).collect();
+    assert_eq!(askers(&wires.backbone), far_asked);
     steer.detach().unwrap();
 }
 
