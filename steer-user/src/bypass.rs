@@ -80,7 +80,12 @@ impl fmt::Display for Asked {
         if let Some(operator) = self.operator {
             write!(f, " ({operator})")?;
         }
-        let shown: Vec<String> = self.clients.iter().take(SHOWN).map(ToString::to_string).collect();
+        let shown: Vec<String> = self
+            .clients
+            .iter()
+            .take(SHOWN)
+            .map(ToString::to_string)
+            .collect();
         write!(f, " over {} by {}", self.over, shown.join(", "))?;
         match self.clients.len().saturating_sub(SHOWN) {
             0 => Ok(()),

@@ -24,8 +24,9 @@ use tokio::{
 };
 
 use super::{
-    BreakoutStatus, BypassStatus, Command, DeadManBreakout, DeadManStatus, DnsStatus, LanStatus, NftStatus,
-    PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, TcpQueryStatus, server::ask,
+    BreakoutStatus, BypassStatus, Command, DeadManBreakout, DeadManStatus, DnsStatus, LanStatus,
+    NftStatus, PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, TcpQueryStatus,
+    server::ask,
 };
 use crate::endpoints::Report;
 

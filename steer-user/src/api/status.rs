@@ -297,7 +297,12 @@ impl From<&Bypass> for BypassStatus {
                     address: it.resolver.to_string(),
                     operator: it.operator.map(str::to_owned),
                     over: it.over.to_string(),
-                    clients: it.clients.iter().take(MOST).map(ToString::to_string).collect(),
+                    clients: it
+                        .clients
+                        .iter()
+                        .take(MOST)
+                        .map(ToString::to_string)
+                        .collect(),
                 })
                 .collect(),
         }

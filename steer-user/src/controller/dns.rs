@@ -14,7 +14,8 @@ use steer_common::dns::{DnsTable, REFUSE_SHARED, REWRITING};
 use tracing::{info, warn};
 
 use super::{
-    Controller, ControllerError, View, look::asking_site,
+    Controller, ControllerError, View,
+    look::asking_site,
     resolvers::{Choice, Chosen, choose},
 };
 use crate::{

@@ -63,11 +63,15 @@ pub(super) fn bypass(patient: &Patient) -> Vec<Verdict> {
         return Vec::new();
     }
     let Some(bypass) = &patient.bypass else {
-        return vec![Verdict::ok("connections are not tracked: it cannot be seen")];
+        return vec![Verdict::ok(
+            "connections are not tracked: it cannot be seen",
+        )];
     };
     let asked = bypass.resolvers();
     if asked.is_empty() {
-        return vec![Verdict::ok("no client is seen to ask past the office's resolvers")];
+        return vec![Verdict::ok(
+            "no client is seen to ask past the office's resolvers",
+        )];
     }
     asked
         .iter()

@@ -34,10 +34,8 @@ fn clients_that_ask_past_the_resolver_are_named_and_blocked_ones_are_not() {
     };
     let lab = &office.lab;
     let _resolver = Server::start(&lab.far, Site::Far, &[853], &[853]).unwrap();
-    let held: String = RESOLVERS
-        .iter()
-        .map(|it| format!("route add local {it} dev lo table local\n"))
-        .collect();
+    let local = |it: &str| format!("route add local {it} dev lo table local\n");
+    let held = RESOLVERS.map(local).concat();
     lab.far.ip(&held).unwrap();
     let steer = start(lab, &PROVIDER);
     let doctor = || found(&steer.command(&["doctor", "--json"]).unwrap());
@@ -71,15 +69,16 @@ fn clients_that_ask_past_the_resolver_are_named_and_blocked_ones_are_not() {
     lab.client.run(blocked).unwrap();
     let answers = probe_all(&lab.client, &flows).unwrap();
     let wires = captures.stop().unwrap();
-    let dropped = wires.backbone.outbound().all(|it| it.source.ip() != hosts[2].0);
+    let dropped = wires
+        .backbone
+        .outbound()
+        .all(|it| it.source.ip() != hosts[2].0);
     assert!(dropped, "by the firewall");
     for answer in answers {
         assert_eq!(wires.path_of(&answer), Path::Backbone, "{}", answer.flow);
     }
     let [first, second] = [hosts[0], hosts[1]].map(|(v4, v6)| (v4.to_string(), v6.to_string()));
-    let asked = |address: &str, operator: Option<&str>, over: &str, clients: &[&str]| {
-        json!({"address": address, "operator": operator, "over": over, "clients": clients})
-    };
+    let asked = |address: &str, operator: Option<&str>, over: &str, clients: &[&str]| json!({"address": address, "operator": operator, "over": over, "clients": clients});
     let expected = json!({
         "tls": 2,
         "https": 3,
