@@ -36,8 +36,14 @@ fn office() -> Lab {
 }
 
 fn all_go(lab: &Lab, site: Site) {
+    families_go(lab, [site, site]);
+}
+
+/// New flows of IPv4 and of IPv6 are answered there.
+fn families_go(lab: &Lab, sites: [Site; 2]) {
     for answer in probe_all(&lab.client, &flows(4, 4)).unwrap() {
-        assert_eq!(answer.site, site, "{}", answer.flow);
+        let family = usize::from(answer.flow.destination.is_ipv6());
+        assert_eq!(answer.site, sites[family], "{}", answer.flow);
     }
 }
 
@@ -65,11 +71,15 @@ fn routes_that_somebody_flushes_come_back() {
 }
 
 #[test]
-fn a_breakout_whose_route_cannot_be_put_back_is_down_until_it_can() {
+fn a_family_whose_route_cannot_be_put_back_is_down_until_it_can() {
     let lab = office();
     let steer = Steer::start(&lab, &Settings::default()).unwrap();
     all_go(&lab, Site::Near);
-    let state = || steer.status().unwrap()["breakouts"][0].clone();
+    let state = || {
+        let families = &steer.status().unwrap()["breakouts"][0]["families"];
+        [families[0].clone(), families[1].clone()]
+    };
+    let are = |states: [&str; 2]| state().map(|family| family["state"].clone()) == states;
     // Somebody else's route takes the place of ours; steer does not touch it.
     let (gateway, _) = lab.breakouts()[0].gateway;
     lab.router
@@ -77,14 +87,14 @@ fn a_breakout_whose_route_cannot_be_put_back_is_down_until_it_can() {
             "route replace default via {gateway} dev brk0 table 36501 proto static\n"
         ))
         .unwrap();
-    until("the breakout is down", || state()["state"] == "down");
-    let reason = state()["reason"].to_string();
+    until("IPv4 of the breakout is down", || are(["down", "up"]));
+    let reason = state()[0]["reason"].to_string();
     assert!(reason.contains("cannot be put back"), "{reason}");
-    all_go(&lab, Site::Far);
+    families_go(&lab, [Site::Far, Site::Near]);
     lab.router
         .ip("route del default table 36501 proto static\n")
         .unwrap();
-    until("the breakout is up", || state()["state"] == "up");
+    until("the breakout is up", || are(["up", "up"]));
     all_go(&lab, Site::Near);
     steer.detach().unwrap();
 }
