@@ -47,7 +47,9 @@ pub fn run() -> Result<()> {
         .env("RUSTDOCFLAGS", "-Dwarnings")
         .run()
     })?;
-    step("tests", || test(&root, &["--locked".into()]))?;
+    // One failure must not hide the next: each costs its own run.
+    let all = ["--locked", "--no-fail-fast"].map(Into::into);
+    step("tests", || test(&root, &all))?;
     for mode in ["mark", "redirect"] {
         step(&format!("demonstration: {mode}"), || {
             demonstrate(&root, mode)
