@@ -41,6 +41,11 @@ const DAEMONS: &[(&str, &str, &str)] = &[
         "unbound",
         "it judges the exported forwarders",
     ),
+    (
+        "lib/systemd/systemd-resolved",
+        "systemd-resolved",
+        "a test has it beside steer as the router's resolver",
+    ),
     ("usr/bin/duk", "duktape", "it runs the exported PAC file"),
     (
         "usr/bin/minisign",

@@ -66,6 +66,7 @@ impl Recipe {
 fn each_recipe_has_a_test() {
     let tests = [
         include_str!("marks.rs"),
+        include_str!("names.rs"),
         include_str!("networkd.rs"),
         include_str!("overlay.rs"),
         include_str!("resolver.rs"),

@@ -5,6 +5,7 @@
 mod book;
 mod daemon;
 mod marks;
+mod names;
 mod networkd;
 mod overlay;
 mod resolver;

@@ -40,7 +40,12 @@ fn ask(client: &Namespace, name: &str) -> Option<Ipv4Addr> {
     (answer[7] == 1).then(|| address.into())
 }
 
-fn dnsmasq(lab: &Lab, namespace: &Namespace, role: &str, arguments: &[&str]) -> Option<Daemon> {
+pub(super) fn dnsmasq(
+    lab: &Lab,
+    namespace: &Namespace,
+    role: &str,
+    arguments: &[&str],
+) -> Option<Daemon> {
     let program = unpacked::find("usr/sbin/dnsmasq")?;
     let folder = lab.directory().join(role);
     fs::create_dir(&folder).unwrap();
