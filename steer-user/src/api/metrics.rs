@@ -28,7 +28,7 @@ use super::{
     NftStatus, PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, TcpQueryStatus,
     server::ask,
 };
-use crate::endpoints::Report;
+use crate::endpoints::{ListReport, Report};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Whoever asks more often gets the same answer: the control loop has better things to do.
@@ -139,6 +139,7 @@ impl Collector for Status {
             started,
             watching_for,
             feed,
+            lists,
             plan,
             lan,
             breakouts,
@@ -200,6 +201,9 @@ impl Collector for Status {
             if let Some(update) = &feed.update {
                 out.update(update)?;
             }
+        }
+        if !lists.is_empty() {
+            out.lists(lists)?;
         }
         if let Some(plan) = plan {
             out.plan(*plan)?;
@@ -329,6 +333,43 @@ impl Families<'_> {
             errors
                 .iter()
                 .map(|(kind, count)| (vec![("kind", kind.clone())], *count)),
+        )
+    }
+
+    fn lists(&mut self, lists: &[ListReport]) -> fmt::Result {
+        let of = |value: fn(&ListReport) -> Option<u64>| {
+            let sample = move |it: &ListReport| Some((vec![("list", it.name.clone())], value(it)?));
+            lists.iter().filter_map(sample)
+        };
+        self.gauge(
+            "list_age",
+            "How long ago a list that comes from a URL was fetched",
+            Some(&Unit::Seconds),
+            of(|it| it.age),
+        )?;
+        self.gauge(
+            "list_entries",
+            "Prefixes and names of a list that comes from a URL",
+            None,
+            of(|it| Some(it.entries as u64)),
+        )?;
+        self.gauge(
+            "list_failures",
+            "Looks for a list that failed in a row",
+            None,
+            of(|it| Some(it.failures)),
+        )?;
+        let errors = lists.iter().flat_map(|it| {
+            it.errors.iter().map(|(kind, count)| {
+                let labels = vec![("list", it.name.clone()), ("kind", kind.clone())];
+                (labels, *count)
+            })
+        });
+        self.counter(
+            "list_errors",
+            "Looks for a list that failed, by kind",
+            None,
+            errors,
         )
     }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Answer, Drain, Order, Status};
-use crate::endpoints::Feed;
+use crate::{config::OwnInclude, endpoints::Feed};
 
 /// A request to the control loop, with the way back.
 #[derive(Debug)]
@@ -29,6 +29,12 @@ pub enum Command {
     Endpoints(Order, oneshot::Sender<Answer>),
     /// Publish the plan of this list, from the task that keeps it: the generation, or why not.
     UseFeed(Box<Feed>, oneshot::Sender<Result<u64, String>>),
+    /// Publish the plan with these services of a list from a URL.
+    UseList(
+        String,
+        Vec<OwnInclude>,
+        oneshot::Sender<Result<u64, String>>,
+    ),
     /// Stop steering and leave no trace.
     Detach(Drain, oneshot::Sender<Answer>),
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bypass::{Bypass, Over},
-    endpoints::Report,
+    endpoints::{ListReport, Report},
 };
 
 /// Whether packets are steered.
@@ -44,6 +44,9 @@ pub struct Status {
     pub watching_for: Option<u64>,
     /// Where the endpoint list came from.
     pub feed: Option<FeedStatus>,
+    /// Lists that are fetched from a URL.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub lists: Vec<ListReport>,
     /// The active plan.
     pub plan: Option<PlanStatus>,
     /// The interfaces where packets are classified.
@@ -380,6 +383,7 @@ impl Status {
             started: None,
             watching_for: None,
             feed: None,
+            lists: Vec::new(),
             plan: None,
             lan: Vec::new(),
             breakouts: Vec::new(),

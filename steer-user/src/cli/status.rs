@@ -8,7 +8,7 @@ use super::{ControllerOptions, Failure, block_on, print_json};
 use crate::{
     api::{BreakoutStatus, Client, ClientError, PathHealth, Status, SteeringState},
     controller,
-    endpoints::Report,
+    endpoints::{ListReport, Report},
 };
 
 /// Shows the state of steering, the breakouts, and what was counted.
@@ -60,6 +60,9 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
     }
     if let Some(update) = status.feed.as_ref().and_then(|feed| feed.update.as_ref()) {
         out += &update_lines(update)?;
+    }
+    for list in &status.lists {
+        out += &list_lines(list)?;
     }
     if let Some(plan) = &status.plan {
         write!(out, "plan      generation {}", plan.generation)?;
@@ -286,6 +289,29 @@ fn update_lines(update: &Report) -> Result<String, std::fmt::Error> {
             out,
             "note      {} looks in a row failed: {error}",
             update.failures
+        )?;
+    }
+    Ok(out)
+}
+
+fn list_lines(list: &ListReport) -> Result<String, std::fmt::Error> {
+    let mut out = format!("list      {} from {}: ", list.name, list.url);
+    match list.age {
+        Some(age) => {
+            let ago = humantime::format_duration(Duration::from_secs(age / 60 * 60));
+            let (services, entries) = (list.services, list.entries);
+            writeln!(
+                out,
+                "{services} services with {entries} entries, fetched {ago} ago"
+            )?;
+        }
+        None => writeln!(out, "not fetched yet")?,
+    }
+    if let Some(error) = &list.error {
+        writeln!(
+            out,
+            "note      {} looks in a row failed: {error}",
+            list.failures
         )?;
     }
     Ok(out)

@@ -4,7 +4,13 @@
 //!
 //! A list is believed whole or not at all.
 
-use std::{collections::BTreeSet, fs, io::Read as _, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -16,7 +22,7 @@ use super::{
     defaults,
     values::Text,
 };
-use crate::endpoints::{NamePattern, Ports, never_steered};
+use crate::endpoints::{COPY_BYTES, Copy, NamePattern, Ports, Remote, Signer, never_steered};
 
 /// A list of services.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +41,13 @@ pub enum ListSource {
     /// In a file, TOML or (`.json`) JSON. A relative path in the configuration is relative to the
     /// configuration file.
     File(PathBuf),
+    /// Behind a URL, TOML or JSON; the last good answer is on disk.
+    Url {
+        /// Where.
+        remote: Remote,
+        /// How often it is asked for.
+        interval: Duration,
+    },
 }
 
 /// A list that comes with steer.
@@ -50,6 +63,9 @@ pub(super) struct RawList {
     name: Text,
     builtin: Option<Text>,
     file: Option<Text>,
+    url: Option<Text>,
+    interval: Option<Text>,
+    public_key: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -71,8 +87,10 @@ struct RawService {
     udp: Option<String>,
 }
 
+/// How often a list is asked for.
+const INTERVAL: Duration = Duration::from_hours(1);
 const BUILT_IN: &[(&str, BuiltIn)] = &[("microsoft-updates", BuiltIn::MicrosoftUpdates)];
-const FILE_BYTES: u64 = 1 << 20;
+const FILE_BYTES: u64 = COPY_BYTES as u64;
 
 impl BuiltIn {
     const fn text(self) -> &'static str {
@@ -86,8 +104,15 @@ impl List {
     /// The services as includes that are called `LIST/SERVICE`.
     ///
     /// Fails with everything that is wrong in the list.
-    pub(super) fn services(&self) -> Result<Vec<OwnInclude>, ConfigError> {
+    /// Those of a list from a URL are what its copy in `state_dir` has; none before the first.
+    pub(super) fn services(&self, state_dir: &Path) -> Result<Vec<OwnInclude>, ConfigError> {
         match &self.source {
+            ListSource::Url { remote, .. } => {
+                let copy = Copy::read(state_dir, &self.name, &remote.url);
+                // Another version of steer took it. What this one does not understand is fetched anew.
+                let services = copy.and_then(|it| self.read_answer(&remote.url, &it.list).ok());
+                Ok(services.unwrap_or_default())
+            }
             ListSource::BuiltIn(list) => self.parse("a built-in list", list.text(), false),
             ListSource::File(path) => {
                 let name = path.display().to_string();
@@ -100,6 +125,23 @@ impl List {
                 self.parse(&name, &text, is_json)
             }
         }
+    }
+
+    /// The services of an answer, TOML or JSON.
+    ///
+    /// Fails with everything that is wrong in it.
+    pub fn read_answer(&self, name: &str, bytes: &[u8]) -> Result<Vec<OwnInclude>, ConfigError> {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            let problem =
+                ConfigProblem::of_the_file("is no text", "correct it; docs/feed.md has an example");
+            return Err(ConfigError::new(name, vec![problem]));
+        };
+        self.parse(name, text, text.trim_start().starts_with('{'))
+    }
+
+    /// Which of these includes are services of this list.
+    pub fn services_in<'a>(&self, all: &'a [OwnInclude]) -> impl Iterator<Item = &'a OwnInclude> {
+        all.iter().filter(|it| is_of(&it.name, &self.name))
     }
 
     fn parse(&self, name: &str, text: &str, is_json: bool) -> Result<Vec<OwnInclude>, ConfigError> {
@@ -209,6 +251,13 @@ impl List {
     }
 }
 
+/// Whether an include is a service of that list.
+pub(super) fn is_of(include: &str, list: &str) -> bool {
+    include
+        .strip_prefix(list)
+        .is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// The text of a list's file, or why there is none.
 fn read(path: &Path) -> Result<String, String> {
     let mut text = String::new();
@@ -262,25 +311,46 @@ impl Checker<'_> {
                 let reason = format!("{name:?} names two lists");
                 self.wrong(span.clone(), reason, "give each its own name");
             }
-            let source = match (raw.builtin, raw.file) {
-                (Some(word), None) => ListSource::BuiltIn(self.one_of(
+            if raw.url.is_none()
+                && let Some(key) = raw.interval.as_ref().or(raw.public_key.as_ref())
+            {
+                self.wrong(key.span(), "stands without `url`", "leave it out");
+            }
+            let source = match (raw.builtin, raw.file, raw.url) {
+                (None, None, Some(url)) => {
+                    let signer = raw.public_key.and_then(|text| {
+                        self.parsed::<Signer>(&text, "copy the second line of the .pub file")
+                    });
+                    let interval = raw.interval.map_or(INTERVAL, |text| {
+                        self.period(&text, Duration::from_millis(10), INTERVAL)
+                    });
+                    let url = self.url(&url, "https").to_string();
+                    let remote = Remote { url, signer };
+                    ListSource::Url { remote, interval }
+                }
+                (Some(word), None, None) => ListSource::BuiltIn(self.one_of(
                     Some(word),
                     BUILT_IN,
                     BuiltIn::MicrosoftUpdates,
                 )),
-                (None, Some(file)) => {
+                (None, Some(file), None) => {
                     if file.get_ref().is_empty() {
                         self.wrong(file.span(), "is empty", "name a file");
                     }
                     ListSource::File(file.into_inner().into())
                 }
-                (None, None) => {
-                    self.wrong(span, "has no source", "add `file` or `builtin`");
+                (None, None, None) => {
+                    self.wrong(span, "has no source", "add `file`, `url` or `builtin`");
                     continue;
                 }
-                (Some(word), Some(_)) => {
+                (Some(word), Some(_), _) => {
                     let span = Spanned::span(&word);
                     self.wrong(span, "stands beside `file`", "keep one of the two");
+                    continue;
+                }
+                (Some(word), None, Some(_)) | (None, Some(word), Some(_)) => {
+                    let span = Spanned::span(&word);
+                    self.wrong(span, "stands beside `url`", "keep one of the two");
                     continue;
                 }
             };
@@ -303,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_built_in_lists_are_good() {
-        let services = list().services().unwrap();
+        let services = list().services(Path::new("/nonexistent")).unwrap();
         let names: Vec<&str> = services.iter().map(|it| it.name.as_str()).collect();
         assert_eq!(
             names,

@@ -241,7 +241,8 @@ impl Config {
             if let (ListSource::File(file), Some(folder)) = (&mut list.source, path.parent()) {
                 *file = folder.join(&*file);
             }
-            config.select.include.extend(list.services()?);
+            let services = list.services(&config.system.state_dir)?;
+            config.select.include.extend(services);
         }
         Ok(config)
     }
@@ -250,7 +251,7 @@ impl Config {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let lists = self.lists.iter().filter_map(|list| match &list.source {
             ListSource::File(file) => Some(file),
-            ListSource::BuiltIn(_) => None,
+            ListSource::BuiltIn(_) | ListSource::Url { .. } => None,
         });
         lists.chain(&self.feed.file).map(PathBuf::as_path)
     }
@@ -296,6 +297,12 @@ impl SystemConfig {
 }
 
 impl Selection {
+    /// The services of a list from now on.
+    pub fn replace_list(&mut self, name: &str, services: Vec<OwnInclude>) {
+        self.include.retain(|it| !list::is_of(&it.name, name));
+        self.include.extend(services);
+    }
+
     /// What is steered when the configuration does not say: Optimize and Allow of every area,
     /// without mail transport.
     pub fn default_for(instance: Instance) -> Self {

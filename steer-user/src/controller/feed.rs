@@ -1,10 +1,7 @@
 //! The task that keeps the endpoint list current, beside the control loop: it asks the service, runs
 //! the operator's hooks and keeps the disk; the loop only compiles and publishes what it is handed.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -13,7 +10,11 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{ControllerError, read_feed, written};
+use super::{
+    ControllerError,
+    polling::{after_failure, after_success, first_wait, unix_now},
+    read_feed, written,
+};
 use crate::{
     api::{Action, Answer, Command, Order},
     config::{Config, FeedConfig},
@@ -24,10 +25,6 @@ use crate::{
     },
     system::files::Files,
 };
-
-/// The first look after a start comes within this time: a fleet that starts together does not ask
-/// together.
-const FIRST: Duration = Duration::from_mins(1);
 
 /// Opens what the configuration keeps on disk; none when the service is never asked.
 ///
@@ -225,7 +222,7 @@ impl Running {
             Ok(_) => {
                 self.failures = 0;
                 self.error = None;
-                return interval.mul_f64(1.0 + fastrand::f64() / 10.0);
+                return after_success(interval);
             }
             Err(ChangeError::Service(ServiceError {
                 kind, retry_after, ..
@@ -235,12 +232,7 @@ impl Running {
         };
         self.failures = self.failures.saturating_add(1);
         *self.errors.entry(kind.into()).or_default() += 1;
-        // At first often, then more seldom than usual; never before the service wants it.
-        let doubled = (interval / 12).saturating_mul(1 << self.failures.min(10));
-        let wait = doubled
-            .min(interval * 6)
-            .mul_f64(0.75 + fastrand::f64() / 2.0);
-        let wait = wait.max(asked.unwrap_or_default());
+        let wait = after_failure(interval, self.failures, asked);
         if let Err(error) = result {
             let text = error.to_string();
             if self.error.as_ref() != Some(&text) {
@@ -261,13 +253,12 @@ impl Running {
             return Duration::ZERO;
         }
         let interval = self.config.interval;
-        let spread = FIRST.min(interval).mul_f64(fastrand::f64());
         let checked = self.keeper.store().state().checked;
         let since = checked
             .and_then(|at| unix_now().checked_sub(at))
             .map(Duration::from_secs);
         let left = since.map_or(Duration::ZERO, |since| interval.saturating_sub(since));
-        left + spread
+        left + first_wait(interval)
     }
 
     fn tell(&self) {
@@ -280,9 +271,4 @@ impl Running {
         // Whoever reads it is the loop, which outlives this task.
         let _ = self.report.send(report);
     }
-}
-
-fn unix_now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |it| it.as_secs())
 }

@@ -13,10 +13,12 @@ mod error;
 pub(crate) mod feed;
 mod health;
 mod hops;
+mod lists;
 mod lock;
 pub(crate) mod look;
 mod missing;
 mod path_ids;
+mod polling;
 pub(crate) mod preflight;
 mod preview;
 mod registry;
@@ -47,6 +49,7 @@ use self::{
     feed::FeedTask,
     health::Prober,
     hops::NextHops,
+    lists::ListTask,
     look::{View, look},
     missing::Missing,
     path_ids::PathIds,
@@ -64,7 +67,7 @@ pub use self::{
 };
 use crate::{
     api::{self, Answer, Command, Drain, Metrics},
-    config::{Config, Mode, SystemConfig},
+    config::{Config, Mode, OwnInclude, SystemConfig},
     cut,
     datapath::{Attachment, Datapath, PinDir},
     endpoints::Feed,
@@ -181,6 +184,7 @@ struct Controller {
     registry: RegistryFile,
     path_ids: PathIds,
     feed_task: Option<FeedTask>,
+    list_tasks: Vec<ListTask>,
     plan: Plan,
     transition: Transition,
     generation: u64,
@@ -262,6 +266,7 @@ impl Controller {
         let before = datapath.maps().paths()?;
         let in_use = before.next_hops.into_iter().flatten();
         let feed_task = keeper.map(|it| FeedTask::spawn(it, config.feed.clone(), commands.clone()));
+        let list_tasks = lists::spawn(&config, &commands);
         let mut controller = Self {
             hops: NextHops::new(in_use),
             prober,
@@ -278,6 +283,7 @@ impl Controller {
             registry,
             path_ids,
             feed_task,
+            list_tasks,
             plan,
             transition,
             generation,
@@ -372,6 +378,9 @@ impl Controller {
                     }
                     Command::Endpoints(order, answer) => self.order(order, answer),
                     Command::UseFeed(feed, answer) => self.use_feed(&feed, answer),
+                    Command::UseList(name, services, answer) => {
+                        self.use_list(&name, services, answer);
+                    }
                     Command::Detach(drain, answer) => return Ok(End::Detach(drain, answer)),
                 },
             }
@@ -628,6 +637,32 @@ impl Controller {
         let _ = answer.send(result);
     }
 
+    /// Publishes the plan with these services of a list; as above.
+    fn use_list(
+        &mut self,
+        name: &str,
+        services: Vec<OwnInclude>,
+        answer: oneshot::Sender<Result<u64, String>>,
+    ) {
+        if answer.is_closed() {
+            return;
+        }
+        let mut config = self.config.clone();
+        config.select.replace_list(name, services);
+        let feed = self.plan.feed().clone();
+        let plan = compile(&feed, &config, &self.view, self.registry.get_mut());
+        let published = plan.and_then(|plan| self.publish(plan));
+        if published.is_ok() {
+            self.config = config;
+            self.steer_queries(false);
+        }
+        let result = published
+            .map(|()| self.generation)
+            .map_err(|error| error.to_string());
+        // As above: whoever asked is gone since, and asks again.
+        let _ = answer.send(result);
+    }
+
     /// Reads configuration and feed again: everything is checked before anything changes.
     async fn reload(&mut self) -> Answer {
         supervisor::reloading();
@@ -657,6 +692,7 @@ impl Controller {
         self.publish(plan)?;
         let commands = self.commands.clone();
         self.feed_task = keeper.map(|it| FeedTask::spawn(it, config.feed.clone(), commands));
+        self.list_tasks = lists::spawn(&config, &self.commands);
         self.config = config;
         let table = self.datapath.maps().paths()?;
         self.set_up_probes(&view, |id| was_up(&table, id))?;
@@ -707,7 +743,9 @@ impl Controller {
             Command::Reload(answer)
             | Command::Endpoints(_, answer)
             | Command::Detach(_, answer) => drop(answer.send(refused())),
-            Command::UseFeed(_, answer) => drop(answer.send(Err(refused().message))),
+            Command::UseFeed(_, answer) | Command::UseList(_, _, answer) => {
+                drop(answer.send(Err(refused().message)))
+            }
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Controller, ControllerError, FeedTask, Phase, View, deadman, registry::RegistryFile};
+use super::{
+    Controller, ControllerError, FeedTask, ListTask, Phase, View, deadman, registry::RegistryFile,
+};
 use crate::{
     api::{
         BreakoutStatus, ClassCounter, FamilyStatus, FeedStatus, LanStatus, NftStatus, PathHealth,
@@ -114,6 +116,7 @@ impl Controller {
                 sets: feed.sets.len(),
                 update: self.feed_task.as_ref().map(FeedTask::report),
             }),
+            lists: self.list_tasks.iter().map(ListTask::report).collect(),
             plan: Some(PlanStatus {
                 generation: self.generation,
                 sets: size.sets + size.own,

@@ -128,6 +128,8 @@ pub enum ErrorKind {
     Signature,
     /// A list that is refused.
     List,
+    /// A list that the guards hold back.
+    Held,
     /// A mirror's folder that cannot be read.
     Folder,
     /// The disk refuses.
@@ -153,6 +155,7 @@ impl ErrorKind {
             Self::Older => "older",
             Self::Signature => "signature",
             Self::List => "list",
+            Self::Held => "held",
             Self::Folder => "folder",
             Self::Disk => "disk",
         }
@@ -160,7 +163,7 @@ impl ErrorKind {
 }
 
 impl ServiceError {
-    pub(super) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         Self {
             kind,
             text: text.into(),

@@ -59,28 +59,13 @@ impl Guards {
                 names.map(ToString::to_string).collect(),
             ]
         };
-        for ((old, new), what) in entries(old)
-            .iter()
-            .zip(&entries(new))
-            .zip(["prefixes", "names"])
-        {
-            let (gone, come) = (old.difference(new).count(), new.difference(old).count());
-            for (count, limit, verb) in [(gone, self.shrink, "go"), (come, self.growth, "come")] {
-                if count > FEW.min(old.len()) / 2 && count * 100 > old.len() * usize::from(limit) {
-                    let reason = format!(
-                        "{count} {what} would {verb}, {} % of the {} in use; at most {limit} % may at once",
-                        count * 100 / old.len().max(1),
-                        old.len(),
-                    );
-                    object(true, reason);
-                }
-            }
+        for reason in self.extent(&entries(old), &entries(new)) {
+            object(true, reason);
         }
         for set in new {
             for prefix in &set.prefixes {
-                if let Some(deny) = self.deny.iter().find(|deny| overlap(deny, prefix)) {
-                    let reason = format!("set {}: {prefix} touches {deny} of the denylist", set.id);
-                    object(false, reason);
+                if let Some(reason) = self.denied(prefix) {
+                    object(false, format!("set {}: {reason}", set.id));
                 }
                 let widest = match prefix {
                     IpNet::V4(_) => self.widest_v4,
@@ -96,5 +81,30 @@ impl Guards {
             }
         }
         objections
+    }
+
+    /// Whether too many entries, prefixes and names, would go or come at once.
+    pub fn extent(&self, old: &[BTreeSet<String>; 2], new: &[BTreeSet<String>; 2]) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for ((old, new), what) in old.iter().zip(new).zip(["prefixes", "names"]) {
+            let (gone, come) = (old.difference(new).count(), new.difference(old).count());
+            for (count, limit, verb) in [(gone, self.shrink, "go"), (come, self.growth, "come")] {
+                if count > FEW.min(old.len()) / 2 && count * 100 > old.len() * usize::from(limit) {
+                    let reason = format!(
+                        "{count} {what} would {verb}, {} % of the {} in use; at most {limit} % may at once",
+                        count * 100 / old.len().max(1),
+                        old.len(),
+                    );
+                    reasons.push(reason);
+                }
+            }
+        }
+        reasons
+    }
+
+    /// Why no list may have this prefix, if it touches what is denied.
+    pub fn denied(&self, prefix: &IpNet) -> Option<String> {
+        let deny = self.deny.iter().find(|deny| overlap(deny, prefix))?;
+        Some(format!("{prefix} touches {deny} of the denylist"))
     }
 }

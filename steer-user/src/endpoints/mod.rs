@@ -7,6 +7,7 @@
 #[cfg(any(test, feature = "test-cases"))]
 pub mod cases;
 mod change;
+mod copy;
 mod difference;
 mod error;
 mod explanation;
@@ -33,6 +34,7 @@ use ipnet::IpNet;
 
 pub use self::{
     change::{By, ChangeError, Keeper, Outcome, Policy, Publish, Report, Rules},
+    copy::{COPY_BYTES, Copy, CopyHeader, ListClient, ListReport, Remote},
     difference::{Changed, Difference, Extent, Kind, SetDifference},
     error::{FeedError, FeedProblem, Place},
     explanation::Explanation,

@@ -274,7 +274,7 @@ impl Store {
         let mut text = serde_json::to_vec(header).map_err(|e| failed(&self.folder, &e.into()))?;
         text.push(b'\n');
         text.extend_from_slice(list);
-        Self::replace(&self.path(WAITING, &key), &text)?;
+        replace(&self.path(WAITING, &key), &text)?;
         for old in old.iter().filter(|old| **old != key) {
             Self::remove(&self.path(WAITING, old))?;
         }
@@ -304,7 +304,7 @@ impl Store {
     /// Writes the state, and then its journal entry if it has a new one.
     pub fn save(&mut self, state: State) -> Result<(), StoreError> {
         let text = serde_json::to_vec(&state).map_err(|e| failed(&self.folder, &e.into()))?;
-        Self::replace(&self.folder.join("state"), &text)?;
+        replace(&self.folder.join("state"), &text)?;
         let new = state.last != self.state.last;
         self.state = state;
         if new {
@@ -487,12 +487,6 @@ impl Store {
         self.folder.join(part).join(name)
     }
 
-    fn replace(path: &Path, rest: &[u8]) -> Result<(), StoreError> {
-        let mut text = format!("{SEAL}{}\n", hex(rest)).into_bytes();
-        text.extend_from_slice(rest);
-        file::replace(path, &text).map_err(|error| failed(path, &error))
-    }
-
     fn remove(path: &Path) -> Result<(), StoreError> {
         file::remove(path).map_err(|error| failed(path, &error))
     }
@@ -503,8 +497,15 @@ const WAITING: &str = "waiting";
 const JOURNAL: &str = "journal.jsonl";
 const SEAL: &str = "steer feed 1 sha256 ";
 
+/// Puts a sealed text in place of a file's.
+pub(super) fn replace(path: &Path, rest: &[u8]) -> Result<(), StoreError> {
+    let mut text = format!("{SEAL}{}\n", hex(rest)).into_bytes();
+    text.extend_from_slice(rest);
+    file::replace(path, &text).map_err(|error| failed(path, &error))
+}
+
 /// What the seal at a file's beginning vouches for.
-fn unseal(text: &[u8]) -> Option<&[u8]> {
+pub(super) fn unseal(text: &[u8]) -> Option<&[u8]> {
     let rest = text.strip_prefix(SEAL.as_bytes())?;
     let (digest, rest) = rest.split_at_checked(64)?;
     let rest = rest.strip_prefix(b"\n")?;
@@ -516,7 +517,7 @@ fn hex(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-fn failed(path: &Path, error: &io::Error) -> StoreError {
+pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
     StoreError {
         path: path.to_owned(),
         reason: error.to_string(),
