@@ -815,6 +815,19 @@ mod tests {
         }
     }
 
+    fn a_list() -> ListReport {
+        ListReport {
+            name: "saas".into(),
+            url: "https://lists.example.com/saas.toml".into(),
+            services: 2,
+            entries: 3,
+            age: Some(90),
+            failures: 1,
+            errors: BTreeMap::from([("held".into(), 4)]),
+            ..ListReport::default()
+        }
+    }
+
     /// A status in which every field says something.
     fn full() -> Status {
         let counter = |path: Option<&str>, packets| ClassCounter {
@@ -846,6 +859,7 @@ mod tests {
                     ..Report::default()
                 }),
             }),
+            lists: vec![a_list()],
             plan: Some(PlanStatus {
                 generation: 3,
                 sets: 4,
@@ -1056,6 +1070,13 @@ mod tests {
             (
                 r#"steer_lan_attached{interface="lan0",hook="TCX"}"#.to_owned(),
                 1,
+            ),
+            (r#"steer_list_age_seconds{list="saas"}"#.to_owned(), 90),
+            (r#"steer_list_entries{list="saas"}"#.to_owned(), 3),
+            (r#"steer_list_failures{list="saas"}"#.to_owned(), 1),
+            (
+                r#"steer_list_errors_total{list="saas",kind="held"}"#.to_owned(),
+                4,
             ),
             (
                 r#"steer_lan_verified_instructions{interface="lan0",hook="TCX"}"#.to_owned(),

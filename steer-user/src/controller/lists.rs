@@ -110,13 +110,12 @@ impl Running {
     }
 
     async fn look(&mut self) -> Result<(), ServiceError> {
-        let client = match &self.client {
-            Some(client) => client,
-            None => {
-                let (remote, access) = (self.remote.clone(), self.access.clone());
-                let client = ListClient::new(&self.list.name, remote, access)?;
-                self.client.insert(client)
-            }
+        let client = if let Some(client) = &self.client {
+            client
+        } else {
+            let (remote, access) = (self.remote.clone(), self.access.clone());
+            let client = ListClient::new(&self.list.name, remote, access)?;
+            self.client.insert(client)
         };
         let known = self.copy.as_ref().map(|copy| &copy.header);
         let Some(mut copy) = client.newer(known).await? else {
@@ -214,13 +213,11 @@ fn entries(services: &[OwnInclude]) -> [BTreeSet<String>; 2] {
 
 /// What comes and goes, for the log.
 fn moved(old: &[OwnInclude], new: &[OwnInclude]) -> String {
-    let all = |services| entries(services).into_iter().flatten().collect();
-    let (old, new): (BTreeSet<String>, BTreeSet<String>) = (all(old), all(new));
-    let signed = |sign, these: Vec<&String>| these.into_iter().map(move |it| format!("{sign}{it}"));
-    let come = signed('+', new.difference(&old).collect());
-    let words: Vec<String> = come
-        .chain(signed('-', old.difference(&new).collect()))
-        .collect();
+    let all = |services| -> BTreeSet<String> { entries(services).into_iter().flatten().collect() };
+    let (old, new) = (all(old), all(new));
+    let come = new.difference(&old).map(|it| format!("+{it}"));
+    let gone = old.difference(&new).map(|it| format!("-{it}"));
+    let words: Vec<String> = come.chain(gone).collect();
     if words.is_empty() {
         return "ports or categories changed".into();
     }

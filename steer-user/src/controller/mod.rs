@@ -744,7 +744,7 @@ impl Controller {
             | Command::Endpoints(_, answer)
             | Command::Detach(_, answer) => drop(answer.send(refused())),
             Command::UseFeed(_, answer) | Command::UseList(_, _, answer) => {
-                drop(answer.send(Err(refused().message)))
+                drop(answer.send(Err(refused().message)));
             }
         }
     }

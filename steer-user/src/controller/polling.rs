@@ -19,7 +19,11 @@ pub(super) fn after_success(interval: Duration) -> Duration {
 
 /// The wait after so many failures in a row: at first short, then longer than usual; never before
 /// the server wants it.
-pub(super) fn after_failure(interval: Duration, failures: u32, asked: Option<Duration>) -> Duration {
+pub(super) fn after_failure(
+    interval: Duration,
+    failures: u32,
+    asked: Option<Duration>,
+) -> Duration {
     let doubled = (interval / 12).saturating_mul(1 << failures.min(10));
     let wait = doubled
         .min(interval * 6)

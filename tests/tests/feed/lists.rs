@@ -1,6 +1,9 @@
 //! `[[list]]`: an operator's own destinations on the road of Microsoft's.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use steer_tests::{
@@ -8,9 +11,10 @@ use steer_tests::{
     server::Site,
     steer::{Settings, Steer},
     traffic::{Fleet, Flow, probe_all},
+    webservice::{Proof, Reply, WebService},
 };
 
-use super::{PATIENCE, text};
+use super::{METRICS, PATIENCE, text};
 
 const SERVICE: &str = "[[service]]\nname = \"crm\"\nprefixes = [\"93.184.216.0/25\"]\n\
                        names = [\"crm.example.com\"]\ntcp = \"443\"\n";
@@ -81,4 +85,204 @@ fn a_list_of_the_operators_own_is_steered_counted_explained_and_refused_whole() 
             "{record:?}"
         );
     }
+}
+
+/// Where lists are fetched, by any path to the near side.
+const SERVER: &str = "192.88.99.2:9443";
+
+/// A server of lists, and an office whose configuration takes one of them from it.
+fn fetching<'lab>(lab: &'lab Lab, more: &str) -> (WebService, Steer<'lab>) {
+    let pem = lab.directory().join("ca.pem");
+    let address = SERVER.parse().unwrap();
+    let service = WebService::start(&lab.near, address, "192.88.99.2", &pem).unwrap();
+    say(&service, SERVICE);
+    let settings = Settings {
+        more: format!(
+            "[metrics]\nlisten = \"{METRICS}\"\n\
+             [feed]\nca_file = \"{}\"\nvia = \"isp-1\"\ntimeout = \"2s\"\n{more}\n\
+             [[list]]\nname = \"saas\"\nurl = \"https://{SERVER}/saas.toml\"\ninterval = \"100ms\"\n",
+            pem.display()
+        ),
+        ..Settings::default()
+    };
+    let steer = Steer::start(lab, &settings).unwrap();
+    (service, steer)
+}
+
+fn say(service: &WebService, list: &str) {
+    let reply = Reply::http("200 OK", "", list.as_bytes());
+    service.say(move |_| reply.clone());
+}
+
+/// Where new flows to the two halves of 93.184.216.0/24 are answered.
+fn halves(lab: &Lab) -> [Site; 2] {
+    let flow = |last| Flow::tcp([93, 184, 216, last].into(), 443);
+    let answers = probe_all(&lab.client, &[flow(1), flow(129)]).unwrap();
+    [answers[0].site, answers[1].site]
+}
+
+const LOWER: [Site; 2] = [Site::Near, Site::Far];
+const UPPER: [Site; 2] = [Site::Far, Site::Near];
+
+fn upper() -> String {
+    SERVICE.replace("216.0/25", "216.128/25")
+}
+
+/// Waits until that is what new flows meet; a look takes as long as it takes.
+fn until(lab: &Lab, what: &str, sites: [Site; 2]) {
+    let started = Instant::now();
+    while halves(lab) != sites {
+        assert!(started.elapsed() < PATIENCE, "{what}");
+    }
+}
+
+/// Answers that change nothing, a part of the reason that is told, and the word it is counted under.
+fn bad_answers() -> Vec<(&'static str, Reply, &'static str, &'static str)> {
+    let many: Vec<String> = (0..40)
+        .map(|it| format!("\"198.51.100.{it}/32\""))
+        .collect();
+    let grown = format!("[{}, \"93.", many.join(", "));
+    let ok = |body: &str| Reply::http("200 OK", "", body.as_bytes());
+    let length = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+        SERVICE.len()
+    );
+    let cut = [length.as_bytes(), &SERVICE.as_bytes()[..40]].concat();
+    vec![
+        (
+            "gone",
+            Reply::http("404 Not Found", "", b""),
+            "answered 404",
+            "status",
+        ),
+        (
+            "a page",
+            ok("<!doctype html><html></html>"),
+            "saas.toml",
+            "list",
+        ),
+        ("half", Reply::Raw(cut), "cut short", "broken"),
+        (
+            "silence",
+            Reply::Stall(Vec::new()),
+            "no whole answer",
+            "timeout",
+        ),
+        (
+            "huge",
+            ok(&"#".repeat((1 << 20) + 1)),
+            "no list has",
+            "too_large",
+        ),
+        (
+            "host bits",
+            ok(&SERVICE.replace("216.0/25", "216.9/25")),
+            "host bits",
+            "list",
+        ),
+        (
+            "a private prefix",
+            ok(&SERVICE.replace("93.184.216.0/25", "10.0.0.0/8")),
+            "private",
+            "list",
+        ),
+        ("twice", ok(&SERVICE.repeat(2)), "is there twice", "list"),
+        (
+            "a denied prefix",
+            ok(&SERVICE.replace("93.184.216.0/25", "203.0.113.128/25")),
+            "denylist",
+            "held",
+        ),
+        (
+            "grown",
+            ok(&SERVICE.replace("[\"93.", &grown)),
+            "would come",
+            "held",
+        ),
+    ]
+}
+
+#[test]
+fn a_list_from_a_url_is_followed_and_a_bad_answer_leaves_the_last_good_one_with_a_reason() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let guards = "[feed.guards]\ndeny = [\"203.0.113.0/24\"]\n";
+    let (service, mut steer) = fetching(&lab, guards);
+    until(&lab, "the list is fetched", LOWER);
+    let running = Flow::tcp([93, 184, 216, 2].into(), 443);
+    let fleet = Fleet::open(&lab.client, &[running], Duration::from_millis(100)).unwrap();
+    fleet.wait_for_answers(PATIENCE).unwrap();
+
+    for (what, reply, why, kind) in bad_answers() {
+        service.say(move |_| reply.clone());
+        let told = |status: &Value| {
+            let list = &status["lists"][0];
+            list["error"]
+                .as_str()
+                .is_some_and(|error| error.contains(why))
+                && list["errors"][kind].as_u64() > Some(0)
+        };
+        steer.wait_for(what, told).unwrap();
+        assert_eq!(halves(&lab), LOWER, "{what}");
+    }
+    service.prove(Proof::UnknownAuthority).unwrap();
+    let told = |status: &Value| status["lists"][0]["errors"]["tls"].as_u64() > Some(0);
+    steer.wait_for("a wrong certificate is told", told).unwrap();
+    service.prove(Proof::Good).unwrap();
+    assert!(steer.whole_log().unwrap().contains("list saas: "));
+
+    say(&service, &upper());
+    until(&lab, "the newer list is in use without help", UPPER);
+    let healthy = |status: &Value| {
+        let list = &status["lists"][0];
+        list["error"].is_null() && list["failures"] == 0 && list["services"] == 1
+    };
+    steer.wait_for("the list is well again", healthy).unwrap();
+    let explained = steer.command(&["explain", "93.184.216.130"]).unwrap();
+    assert!(
+        text(&explained).contains("saas/crm"),
+        "{}",
+        text(&explained)
+    );
+
+    // The copy on disk holds what is in use, for reloads, restarts and commands without a controller.
+    service.say(|_| Reply::http("503 Service Unavailable", "", b""));
+    assert!(steer.command(&["reload"]).unwrap().status.success());
+    assert_eq!(halves(&lab), UPPER);
+    steer.stop().unwrap();
+    let config = steer.config().to_str().unwrap().to_owned();
+    let arguments = ["explain", "93.184.216.130", "--config", &config];
+    let explained = steer.command(&arguments).unwrap();
+    assert!(
+        text(&explained).contains("saas/crm"),
+        "{}",
+        text(&explained)
+    );
+    steer.run().unwrap();
+    steer.wait_until_steering(PATIENCE).unwrap();
+    assert_eq!(halves(&lab), UPPER);
+    fleet.wait_for_answers(PATIENCE).unwrap();
+    for record in fleet.stop() {
+        assert!(
+            !record.was_moved() && record.sites == [Site::Near],
+            "{record:?}"
+        );
+    }
+}
+
+#[test]
+fn a_copy_that_is_damaged_is_skipped_with_a_word_and_fetched_again() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let (service, mut steer) = fetching(&lab, "");
+    until(&lab, "the list is fetched", LOWER);
+    let copy = lab.directory().join("state/lists/saas");
+    let fetched = |status: &Value| status["lists"][0]["fetched"].as_u64() > Some(0);
+    steer.wait_for("the copy is on disk", fetched).unwrap();
+    steer.stop().unwrap();
+    let good = fs::read(&copy).unwrap();
+    fs::write(&copy, &good[..good.len() - 7]).unwrap();
+    say(&service, &upper());
+    steer.run().unwrap();
+    steer.wait_until_steering(PATIENCE).unwrap();
+    until(&lab, "the list is fetched again", UPPER);
+    assert!(steer.whole_log().unwrap().contains("is damaged"));
 }
