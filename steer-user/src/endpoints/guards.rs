@@ -89,7 +89,9 @@ impl Guards {
         for ((old, new), what) in old.iter().zip(new).zip(["prefixes", "names"]) {
             let (gone, come) = (old.difference(new).count(), new.difference(old).count());
             for (count, limit, verb) in [(gone, self.shrink, "go"), (come, self.growth, "come")] {
-                if count > FEW.min(old.len()) / 2 && count * 100 > old.len() * usize::from(limit) {
+                // A list of one entry may change it.
+                let few = FEW.min(old.len().max(2)) / 2;
+                if count > few && count * 100 > old.len() * usize::from(limit) {
                     let reason = format!(
                         "{count} {what} would {verb}, {} % of the {} in use; at most {limit} % may at once",
                         count * 100 / old.len().max(1),
