@@ -5,16 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use steer_tests::{
     lab::{Lab, LabOptions},
     server::Site,
     steer::{Settings, Steer},
     traffic::{Fleet, Flow, probe_all},
+    unpacked,
     webservice::{Proof, Reply, WebService},
 };
 
-use super::{METRICS, PATIENCE, text};
+use super::{METRICS, PATIENCE, signed::Signer, text};
 
 const SERVICE: &str = "[[service]]\nname = \"crm\"\nprefixes = [\"93.184.216.0/25\"]\n\
                        names = [\"crm.example.com\"]\ntcp = \"443\"\n";
@@ -91,7 +92,7 @@ fn a_list_of_the_operators_own_is_steered_counted_explained_and_refused_whole() 
 const SERVER: &str = "192.88.99.2:9443";
 
 /// A server of lists, and an office whose configuration takes one of them from it.
-fn fetching<'lab>(lab: &'lab Lab, more: &str) -> (WebService, Steer<'lab>) {
+fn fetching<'lab>(lab: &'lab Lab, more: &str, key: &str) -> (WebService, Steer<'lab>) {
     let pem = lab.directory().join("ca.pem");
     let address = SERVER.parse().unwrap();
     let service = WebService::start(&lab.near, address, "192.88.99.2", &pem).unwrap();
@@ -100,7 +101,7 @@ fn fetching<'lab>(lab: &'lab Lab, more: &str) -> (WebService, Steer<'lab>) {
         more: format!(
             "[metrics]\nlisten = \"{METRICS}\"\n\
              [feed]\nca_file = \"{}\"\nvia = \"isp-1\"\ntimeout = \"2s\"\n{more}\n\
-             [[list]]\nname = \"saas\"\nurl = \"https://{SERVER}/saas.toml\"\ninterval = \"100ms\"\n",
+             [[list]]\nname = \"saas\"\nurl = \"https://{SERVER}/saas.toml\"\ninterval = \"100ms\"\n{key}",
             pem.display()
         ),
         ..Settings::default()
@@ -207,7 +208,7 @@ fn bad_answers() -> Vec<(&'static str, Reply, &'static str, &'static str)> {
 fn a_list_from_a_url_is_followed_and_a_bad_answer_leaves_the_last_good_one_with_a_reason() {
     let lab = Lab::start(LabOptions::default()).unwrap();
     let guards = "[feed.guards]\ndeny = [\"203.0.113.0/24\"]\n";
-    let (service, mut steer) = fetching(&lab, guards);
+    let (service, mut steer) = fetching(&lab, guards, "");
     until(&lab, "the list is fetched", LOWER);
     let running = Flow::tcp([93, 184, 216, 2].into(), 443);
     let fleet = Fleet::open(&lab.client, &[running], Duration::from_millis(100)).unwrap();
@@ -271,7 +272,7 @@ fn a_list_from_a_url_is_followed_and_a_bad_answer_leaves_the_last_good_one_with_
 #[test]
 fn a_copy_that_is_damaged_is_skipped_with_a_word_and_fetched_again() {
     let lab = Lab::start(LabOptions::default()).unwrap();
-    let (service, mut steer) = fetching(&lab, "");
+    let (service, mut steer) = fetching(&lab, "", "");
     until(&lab, "the list is fetched", LOWER);
     let copy = lab.directory().join("state/lists/saas");
     let fetched = |status: &Value| status["lists"][0]["fetched"].as_u64() > Some(0);
@@ -284,4 +285,67 @@ fn a_copy_that_is_damaged_is_skipped_with_a_word_and_fetched_again() {
     steer.wait_until_steering(PATIENCE).unwrap();
     until(&lab, "the list is fetched again", UPPER);
     assert!(steer.whole_log().unwrap().contains("is damaged"));
+}
+
+#[test]
+fn a_list_that_must_be_signed_is_taken_only_from_its_signer_under_its_name_and_never_an_older_one()
+{
+    let Some(program) = unpacked::find("usr/bin/minisign") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let signer = |name| Signer {
+        program: program.clone(),
+        folder: folder.path(),
+        name,
+    };
+    let (ours, theirs) = (signer("ours"), signer("theirs"));
+    let key = format!("public_key = \"{}\"\n", ours.make());
+    theirs.make();
+    let list = |prefix: &str| json!({"service": [{"name": "crm", "prefixes": [prefix]}]});
+    let (old, new) = (list("93.184.216.0/25"), list("93.184.216.128/25"));
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let (service, steer) = fetching(&lab, "", &key);
+    let say = |list: &Value, signature: &[u8]| {
+        let (list, signature) = (Reply::json(list), Reply::http("200 OK", "", signature));
+        service.say(move |target| {
+            let is_list = !target.ends_with(".minisig");
+            if is_list {
+                list.clone()
+            } else {
+                signature.clone()
+            }
+        });
+    };
+    let told = |why: &str| {
+        let says = |status: &Value| {
+            let error = status["lists"][0]["error"].as_str();
+            error.is_some_and(|error| error.contains(why))
+        };
+        steer.wait_for(why, says).unwrap();
+    };
+    told("is not signed by its public_key");
+    assert_eq!(halves(&lab), [Site::Far, Site::Far]);
+    say(&old, &ours.sign(&old, "saas 2026080100", &[]));
+    until(&lab, "what the signer signed is in use", LOWER);
+    for (signature, why) in [
+        (
+            theirs.sign(&new, "saas 2026090100", &[]),
+            "is not signed by its public_key",
+        ),
+        (
+            ours.sign(&new, "2026090100", &[]),
+            "it was signed as \"2026090100\"",
+        ),
+        (
+            ours.sign(&new, "saas 2026070100", &[]),
+            "version 2026070100 is older than 2026080100",
+        ),
+    ] {
+        say(&new, &signature);
+        told(why);
+        assert_eq!(halves(&lab), LOWER, "{why}");
+    }
+    say(&new, &ours.sign(&new, "saas 2026090100", &[]));
+    until(&lab, "the newer one is in use", UPPER);
 }

@@ -19,10 +19,10 @@ use steer_tests::{
 use super::{Alone, edited, text};
 
 /// A key pair, in files.
-struct Signer<'a> {
-    program: PathBuf,
-    folder: &'a Path,
-    name: &'static str,
+pub(super) struct Signer<'a> {
+    pub(super) program: PathBuf,
+    pub(super) folder: &'a Path,
+    pub(super) name: &'static str,
 }
 
 impl Signer<'_> {
@@ -37,14 +37,14 @@ impl Signer<'_> {
     }
 
     /// Makes it, and gives the public key.
-    fn make(&self) -> String {
+    pub(super) fn make(&self) -> String {
         let (public, secret) = (format!("{}.pub", self.name), format!("{}.key", self.name));
         self.run(&["-G", "-W", "-p", &public, "-s", &secret]);
         let text = fs::read_to_string(self.folder.join(public)).unwrap();
         text.lines().last().unwrap().to_owned()
     }
 
-    fn sign(&self, list: &Value, comment: &str, more: &[&str]) -> Vec<u8> {
+    pub(super) fn sign(&self, list: &Value, comment: &str, more: &[&str]) -> Vec<u8> {
         fs::write(self.folder.join("list"), list.to_string()).unwrap();
         let secret = format!("{}.key", self.name);
         let sign = [
