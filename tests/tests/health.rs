@@ -417,6 +417,12 @@ fn a_family_that_dies_alone_takes_the_next_way_alone() {
     }
 }
 
+/// What `steer explain` says to people.
+fn explained(steer: &Steer<'_>, destination: &str) -> String {
+    let output = steer.command(&["explain", destination]).unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 #[test]
 fn a_link_without_an_ipv6_address_carries_ipv4_alone_and_is_up() {
     let lab = office(2);
@@ -434,6 +440,32 @@ fn a_link_without_an_ipv6_address_carries_ipv4_alone_and_is_up() {
     let why = said["families"][1]["reason"].as_str().unwrap();
     assert!(why.contains("brk0 has no IPv6 address"), "{said:#}");
     assert_families_take(&lab, Path::BREAKOUT, Path::Breakout(2));
+    let v4 = explained(&steer, "52.96.1.1");
+    assert!(
+        v4.contains("  IPv4 by isp-1 on brk0: up; takes new flows\n"),
+        "{v4}"
+    );
+    assert!(!v4.contains("IPv6"), "{v4}");
+    let v6 = explained(&steer, "2603:1006::201");
+    for line in [
+        "now: steering (mark mode)\n",
+        "  IPv6 by isp-1 on brk0: DOWN: brk0 has no IPv6 address",
+        "  IPv6 by isp-2 on brk1: up; takes new flows\n",
+    ] {
+        assert!(v6.contains(line), "{v6}");
+    }
+    assert!(!v6.contains("IPv4"), "{v6}");
+
+    let second = lab.breakouts()[1];
+    lab.link_down(&second).unwrap();
+    let both = |status: &Value| status["breakouts"][1]["state"] == "down";
+    steer
+        .wait_for("the second link is down, too", both)
+        .unwrap();
+    assert_families_take(&lab, Path::BREAKOUT, Path::Backbone);
+    let v6 = explained(&steer, "2603:1006::201");
+    assert!(v6.contains("  IPv6: new flows take the backbone\n"), "{v6}");
+    lab.link_up(&second).unwrap();
     lab.router
         .ip(&format!("addr add {address}/64 dev {interface} nodad\n"))
         .unwrap();

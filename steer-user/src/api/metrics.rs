@@ -882,6 +882,7 @@ mod tests {
                         family: family.into(),
                         state,
                         reason: None,
+                        takes_new_flows: state == PathHealth::Up,
                     })
                     .into(),
                 delegated: vec!["2001:db8:7::/56".into()],

@@ -158,10 +158,13 @@ pub struct BreakoutStatus {
 pub struct FamilyStatus {
     /// `IPv4` or `IPv6`.
     pub family: String,
-    /// Whether new flows of it take the breakout.
+    /// Whether packets of it can leave by the breakout.
     pub state: PathHealth,
     /// Why not, or what is bad.
     pub reason: Option<String>,
+    /// Whether new flows of it take the breakout now, all or some of them.
+    #[serde(default)]
+    pub takes_new_flows: bool,
 }
 
 /// A target of probes over one breakout.

@@ -1,6 +1,7 @@
 //! `steer explain`: what happens to traffic to a destination, or to queries for a name, and why.
 
 use std::{
+    collections::BTreeSet,
     io::{self, BufRead, BufWriter, IsTerminal, Write},
     net::IpAddr,
     process::ExitCode,
@@ -18,11 +19,13 @@ use super::{
     learned::{Learned, Lesson},
     output::{self, FeedFacts},
     source::SourceArgs,
+    ways::{Way, Ways},
 };
 
 use crate::{
     endpoints::ServiceArea,
     policy::{Class, ClassLabel, Flow, NameVerdict, Pass, Plan, Verdict},
+    system::Family,
 };
 
 #[derive(Debug, clap::Args)]
@@ -66,6 +69,9 @@ struct Answer<'a> {
     reason: String,
     /// The reason counter of the kernel programs that such packets raise.
     counter: Option<&'static str>,
+    /// What the breakouts are for packets to it now; none where no controller says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    breakouts: Vec<Way<'a>>,
     feed: &'a FeedFacts,
 }
 
@@ -83,6 +89,9 @@ struct NameAnswer<'a> {
     /// The pattern.
     matched: Option<&'a str>,
     reason: String,
+    /// What the breakouts are for each family now; none where no controller says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    breakouts: Vec<Way<'a>>,
     feed: &'a FeedFacts,
 }
 
@@ -123,9 +132,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         port: args.port,
         source: args.source,
     };
-    let learned = args.from.config()?.as_ref().and_then(Learned::open);
+    let config = args.from.config()?;
     let mut printer = Printer {
-        learned,
+        learned: config.as_ref().and_then(Learned::open),
+        ways: config.as_ref().map(Ways::look),
+        steered: BTreeSet::new(),
         facts: FeedFacts::of(plan.feed()),
         json: args.json,
         alone: args.destinations.len() == 1,
@@ -148,6 +159,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for destination in &args.destinations {
         printer.print_any(&plan, &asked.subject(destination)?)?;
     }
+    printer.print_ways()?;
     printer.out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -214,6 +226,10 @@ impl Asked {
 
 struct Printer<W> {
     learned: Option<Learned>,
+    /// None without a configuration: then nothing runs that the answers are about.
+    ways: Option<Ways>,
+    /// The families of what is steered, of all that was printed.
+    steered: BTreeSet<Family>,
     facts: FeedFacts,
     json: bool,
     /// There is one answer only, and room for it.
@@ -229,6 +245,23 @@ impl<W: Write> Printer<W> {
         }
     }
 
+    /// What the breakouts are now for what is steered, for people.
+    fn print_ways(&mut self) -> anyhow::Result<()> {
+        if let Some(ways) = self.ways.as_ref().filter(|_| !self.json)
+            && !self.steered.is_empty()
+        {
+            let families: Vec<Family> = self.steered.iter().copied().collect();
+            write!(self.out, "{}", ways.text(&families)?)?;
+        }
+        Ok(())
+    }
+
+    fn ways_of(&self, families: &[Family]) -> Vec<Way<'_>> {
+        let ways = self.ways.iter();
+        ways.flat_map(|ways| families.iter().flat_map(|&family| ways.of(family)))
+            .collect()
+    }
+
     fn print_name(&mut self, plan: &Plan, name: &str) -> anyhow::Result<()> {
         let verdict = plan.decide_name(name);
         let matched = match &verdict {
@@ -236,6 +269,8 @@ impl<W: Write> Printer<W> {
             _ => None,
         };
         let word = if matched.is_some() { "steer" } else { "pass" };
+        let steered = matched.map_or(Vec::new(), |_| Family::BOTH.to_vec());
+        self.steered.extend(&steered);
         if self.json {
             let class = matched.map(|matched| matched.class);
             let answer = serde_json::to_string(&NameAnswer {
@@ -245,6 +280,7 @@ impl<W: Write> Printer<W> {
                 about: About::of(class),
                 matched: matched.map(|matched| matched.pattern),
                 reason: verdict.to_string(),
+                breakouts: self.ways_of(&steered),
                 feed: &self.facts,
             })?;
             writeln!(self.out, "{answer}")?;
@@ -275,6 +311,9 @@ impl<W: Write> Printer<W> {
             (Some(lesson), None) => format!("{verdict}; {lesson}, but not with this port"),
             (None, _) => verdict.to_string(),
         };
+        let steers = class.is_some() || matches!(verdict, Verdict::Steer(_));
+        let steered = steers.then(|| Family::of(flow.destination));
+        self.steered.extend(steered);
         if self.json {
             let mut answer = self.answer(flow, &verdict);
             answer.learned = lesson.as_ref();
@@ -283,12 +322,13 @@ impl<W: Write> Printer<W> {
                 answer.verdict = "steer";
                 answer.about = About::of(class);
             }
+            answer.breakouts = self.ways_of(steered.as_slice());
             let answer = serde_json::to_string(&answer)?;
             writeln!(self.out, "{answer}")?;
             return Ok(());
         }
         let (destination, protocol) = (flow.destination.to_string(), protocol_name(flow.protocol));
-        let word = class.map_or(word(&verdict), |_| "steer");
+        let word = if steers { "steer" } else { "pass" };
         if self.alone {
             writeln!(self.out, "{destination} {protocol} {} -> {word}", flow.port)?;
             writeln!(self.out, "  because {reason}")?;
@@ -320,6 +360,7 @@ impl<W: Write> Printer<W> {
             learned: None,
             reason: verdict.to_string(),
             counter,
+            breakouts: Vec::new(),
             feed: &self.facts,
         }
     }

@@ -17,6 +17,7 @@ mod reload;
 mod run;
 mod source;
 mod status;
+mod ways;
 
 use std::{
     path::{Path, PathBuf},

@@ -79,14 +79,7 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
         writeln!(out, "LAN       {} ({})", lan.interface, lan.hook)?;
     }
     for breakout in &status.breakouts {
-        let state = match (&breakout.state, &breakout.reason) {
-            (PathHealth::Up, _) => "up".to_owned(),
-            (PathHealth::Degraded, reason) => {
-                format!("DEGRADED: {}", reason.as_deref().unwrap_or("?"))
-            }
-            (PathHealth::Down, Some(reason)) => format!("DOWN: {reason}"),
-            (PathHealth::Down, None) => "DOWN".to_owned(),
-        };
+        let state = state_text(breakout.state, breakout.reason.as_deref());
         let gateways: Vec<&str> = [&breakout.gateway, &breakout.gateway6]
             .into_iter()
             .flatten()
@@ -190,7 +183,7 @@ fn dns(out: &mut String, status: &Status) -> std::fmt::Result {
 }
 
 /// What the kernel finds out by itself; with a controller, only what is amiss.
-fn dead_man(out: &mut String, status: &Status) -> std::fmt::Result {
+pub(super) fn dead_man(out: &mut String, status: &Status) -> std::fmt::Result {
     let Some(dead_man) = &status.dead_man else {
         return Ok(());
     };
@@ -213,6 +206,19 @@ fn dead_man(out: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
+/// How a breakout is, and why.
+pub(super) fn state_text(state: PathHealth, reason: Option<&str>) -> String {
+    let word = match state {
+        PathHealth::Up => return "up".into(),
+        PathHealth::Degraded => "DEGRADED",
+        PathHealth::Down => "DOWN",
+    };
+    match reason {
+        Some(reason) => format!("{word}: {reason}"),
+        None => word.into(),
+    }
+}
+
 /// Where the two families fare differently, a line for each.
 fn families(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
     let states = breakout.families.iter().map(|it| it.state);
@@ -220,12 +226,8 @@ fn families(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
         return Ok(());
     }
     for it in &breakout.families {
-        let reason = it.reason.as_deref().unwrap_or("?");
-        match it.state {
-            PathHealth::Up => writeln!(out, "  {}    up", it.family)?,
-            PathHealth::Degraded => writeln!(out, "  {}    DEGRADED: {reason}", it.family)?,
-            PathHealth::Down => writeln!(out, "  {}    DOWN: {reason}", it.family)?,
-        }
+        let state = state_text(it.state, it.reason.as_deref());
+        writeln!(out, "  {}    {state}", it.family)?;
     }
     Ok(())
 }
@@ -317,7 +319,7 @@ fn list_lines(list: &ListReport) -> Result<String, std::fmt::Error> {
     Ok(out)
 }
 
-fn headline(status: &Status) -> String {
+pub(super) fn headline(status: &Status) -> String {
     let mode = status.mode.as_deref().unwrap_or("?");
     match status.state {
         SteeringState::Off => {

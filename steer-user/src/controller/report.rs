@@ -170,6 +170,7 @@ impl Controller {
                                 family: family.name().into(),
                                 state,
                                 reason,
+                                takes_new_flows: self.state.takes_new_flows(seen.id, family),
                             }
                         })
                         .into(),

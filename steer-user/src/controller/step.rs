@@ -218,6 +218,11 @@ impl State {
         self.paths.get(&id).map(|path| &path.setup.families)
     }
 
+    /// Whether new flows of a family take a path now, all or some of them.
+    pub fn takes_new_flows(&self, id: PathId, family: Family) -> bool {
+        self.phase == Phase::Steering && self.chosen(family).iter().any(|it| it.id == id)
+    }
+
     /// When [`Event::Tick`] is due, unless something happens before.
     pub fn due(&self) -> Option<Duration> {
         self.paths
