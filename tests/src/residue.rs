@@ -17,13 +17,18 @@ impl Snapshot {
     /// programs on interfaces, and pins.
     pub fn take(lab: &Lab) -> Result<Self> {
         let router = &lab.router;
-        let commands: [(&str, &[&str]); 9] = [
+        let commands: [(&str, &[&str]); 10] = [
             ("rules", &["ip", "-4", "rule", "show"]),
             ("rules, IPv6", &["ip", "-6", "rule", "show"]),
             ("routes", &["ip", "-4", "route", "show", "table", "all"]),
             (
                 "routes, IPv6",
                 &["ip", "-6", "route", "show", "table", "all"],
+            ),
+            // Whatever is found out by itself has no owner.
+            (
+                "neighbours of an owner",
+                &["ip", "neighbour", "show", "nud", "all", "proto", "86"],
             ),
             ("nftables", &["nft", "-s", "list", "ruleset"]),
             ("qdiscs", &["tc", "qdisc", "show"]),

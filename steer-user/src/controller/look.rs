@@ -14,7 +14,8 @@ use crate::{
     system::{
         Family, InterfaceName, Kernel, NextHop, PathId, PathSpec, TableId, Wanted,
         delegated::Delegations,
-        facts::{self, Facts, Link, Reachability},
+        facts::{self, Facts, Keeper, Link, Neighbour, Reachability},
+        gateway,
     },
 };
 
@@ -133,6 +134,7 @@ pub async fn look(
             marks: config.mark.bits,
             forward_queries: Vec::new(),
             ipv6: facts::ipv6_available(),
+            keep_gateways: gateway::can_be_kept(kernel).await,
         },
         lans: Vec::new(),
         ports: Vec::new(),
@@ -471,17 +473,26 @@ async fn gateway_mac(
     ifindex: u32,
     gateway: IpAddr,
 ) -> Result<Option<[u8; 6]>, ControllerError> {
-    // Redirected packets do not tell the kernel that the gateway is in use: it would never check
-    // again whether it still has this address.
-    facts::resolve(kernel, ifindex, gateway).await?;
-    for _ in 0..3 {
-        let known = facts::neighbour(kernel, ifindex, gateway).await?;
-        match known.filter(|it| it.state != Reachability::Asking) {
-            Some(found) => return Ok(found.mac.filter(|_| found.state == Reachability::Usable)),
-            None => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
+    let mut known = facts::neighbour(kernel, ifindex, gateway).await?;
+    // Redirected packets do not tell the kernel that the gateway is in use: it would never check again
+    // whether it still has this address, unless somebody told it to.
+    let needs_no_question = |it: Neighbour| {
+        it.keeper == Keeper::Other || it.managed && it.state == Reachability::Usable
+    };
+    if !known.is_some_and(needs_no_question) {
+        let managed = known.is_some_and(|it| it.managed);
+        facts::resolve(kernel, ifindex, gateway, managed).await?;
+        known = facts::neighbour(kernel, ifindex, gateway).await?;
     }
-    Ok(None)
+    for _ in 0..3 {
+        match known.map(|it| (it.state, it.mac)) {
+            Some((Reachability::Usable, mac)) => return Ok(mac),
+            Some((Reachability::Failed, _)) => return Ok(None),
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+        known = facts::neighbour(kernel, ifindex, gateway).await?;
+    }
+    Ok(known.and_then(|it| it.mac))
 }
 
 /// Why one family cannot be used on a breakout now, where the other may be: `route` says whether its

@@ -68,7 +68,7 @@ fn is_needed(object: &Object, path: PathId, family: Family) -> bool {
             Selector::From(_) | Selector::Device(_) => rule.table == path.table(),
             Selector::OwnMark { .. } => false,
         },
-        Object::Sysctl(_) => false,
+        Object::Sysctl(_) | Object::Gateway(_) => false,
     }
 }
 

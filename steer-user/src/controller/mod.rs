@@ -42,7 +42,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::MissedTickBehavior,
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::{
     chores::Chores,
@@ -590,7 +590,12 @@ impl Controller {
     async fn repair(&mut self, objects: Vec<Object>) {
         let result = system::reconcile(&mut self.kernel, &objects).await;
         for (object, found) in result.repaired {
-            warn!("`{object}` was {found:?}: applied again");
+            // A gateway goes with its link, and when the kernel cleans up.
+            if matches!(object, Object::Gateway(_)) {
+                debug!("`{object}` was {found:?}: applied again");
+            } else {
+                warn!("`{object}` was {found:?}: applied again");
+            }
         }
         self.look_again |= self.missing.note(&self.objects, &objects, &result.failed);
         for (object, error) in result.failed {

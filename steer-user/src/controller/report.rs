@@ -38,7 +38,8 @@ pub fn objects(config: &Config, view: &View) -> Vec<Object> {
             } else {
                 Vec::new()
             };
-            sysctls.chain(routing).collect()
+            let gateways = system::gateways(&view.wanted);
+            sysctls.chain(gateways).chain(routing).collect()
         }
     }
 }

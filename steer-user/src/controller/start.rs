@@ -28,7 +28,9 @@ pub(super) async fn load(
     for (object, error) in system::reconcile(kernel, objects).await.failed {
         match object {
             // A link that is down takes no route; its path is down until then, too.
-            Object::Route(_) => warn!("`{object}` waits for its link: {error}"),
+            Object::Route(_) | Object::Gateway(_) => {
+                warn!("`{object}` waits for its link: {error}");
+            }
             _ => return Err(error.into()),
         }
     }

@@ -18,12 +18,13 @@ use netlink_packet_route::{
         LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
     },
     neighbour::{
-        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+        NeighbourState,
     },
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType},
 };
 
-use super::{Family, Kernel, NextHop, PathSpec, SystemError, TableId};
+use super::{Family, Kernel, NextHop, PROTOCOL, PathSpec, SystemError, TableId};
 
 /// Links and addresses, read together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -332,10 +333,29 @@ pub async fn next_hop(
 /// What the kernel knows about a directly connected host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
+    /// The device it is on.
+    pub index: u32,
+    /// Its IP address.
+    pub address: IpAddr,
     /// Its Ethernet address, while it is one to send to.
     pub mac: Option<[u8; 6]>,
     /// How sure the kernel is.
     pub state: Reachability,
+    /// Who made the entry what it is.
+    pub keeper: Keeper,
+    /// Whether the kernel keeps it resolved without being asked.
+    pub managed: bool,
+}
+
+/// Whose an entry of the table of neighbours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// The kernel's own, as any that was found out.
+    Kernel,
+    /// steer wanted it kept.
+    Steer,
+    /// An operator wrote it down, or a daemon's.
+    Other,
 }
 
 /// How sure the kernel is of a neighbour.
@@ -347,43 +367,51 @@ pub enum Reachability {
     Asking,
     /// Asked for, did not answer.
     Failed,
+    /// Never asked for.
+    Unknown,
 }
 
-/// Looks a neighbour up; `None` if the kernel has never asked for it.
+/// Every neighbour that the kernel knows.
+pub async fn neighbours(kernel: &Kernel, family: Family) -> Result<Vec<Neighbour>, SystemError> {
+    let entries: Vec<NeighbourMessage> = kernel
+        .netlink()
+        .neighbours()
+        .get()
+        .set_address_family(address_family(family))
+        .execute()
+        .try_collect()
+        .await
+        .map_err(failed("ip neighbour show"))?;
+    Ok(entries.iter().filter_map(known_neighbour).collect())
+}
+
+/// Looks a neighbour up; `None` if the kernel has no entry for it.
 pub async fn neighbour(
     kernel: &Kernel,
     index: u32,
     address: IpAddr,
 ) -> Result<Option<Neighbour>, SystemError> {
-    let entries: Vec<NeighbourMessage> = kernel
-        .netlink()
-        .neighbours()
-        .get()
-        .set_address_family(address_family(Family::of(address)))
-        .execute()
-        .try_collect()
-        .await
-        .map_err(failed("ip neighbour show"))?;
-    let wanted = match address {
-        IpAddr::V4(address) => NeighbourAddress::Inet(address),
-        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-    };
-    let entry = entries.iter().find(|entry| {
-        entry.header.ifindex == index
-            && entry
-                .attributes
-                .contains(&NeighbourAttribute::Destination(wanted.clone()))
-    });
-    Ok(entry.and_then(known_neighbour))
+    let known = neighbours(kernel, Family::of(address)).await?;
+    let mut known = known.into_iter();
+    Ok(known.find(|it| (it.index, it.address) == (index, address)))
 }
 
-/// Makes the kernel ask for a neighbour's address, as a packet to it would. The answer is seen by
-/// [`neighbour`] later.
-pub async fn resolve(kernel: &Kernel, index: u32, address: IpAddr) -> Result<(), SystemError> {
-    kernel
-        .netlink()
-        .neighbours()
-        .add(index, address)
+/// Makes the kernel ask for a neighbour's address, as a packet to it would; the answer is seen by
+/// [`neighbour`] later. `managed` is what the entry is and remains.
+///
+/// Not for an entry that somebody wrote down: Linux 5.16 and newer forget what it said.
+pub async fn resolve(
+    kernel: &Kernel,
+    index: u32,
+    address: IpAddr,
+    managed: bool,
+) -> Result<(), SystemError> {
+    let mut request = kernel.netlink().neighbours().add(index, address);
+    if managed {
+        let flag = NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed);
+        request.message_mut().attributes.push(flag);
+    }
+    request
         .state(NeighbourState::None)
         .flags(NeighbourFlags::Use)
         .replace()
@@ -647,18 +675,40 @@ fn known_neighbour(entry: &NeighbourMessage) -> Option<Neighbour> {
         | NeighbourState::Permanent => Reachability::Usable,
         NeighbourState::Incomplete => Reachability::Asking,
         NeighbourState::Failed => Reachability::Failed,
-        _ => return None,
+        _ => Reachability::Unknown,
     };
-    let mac = entry
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(address) => address[..].try_into().ok(),
-            _ => None,
-        });
+    let (mut address, mut mac, mut maker, mut managed) = (None, None, 0, false);
+    for attribute in &entry.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(it)) => {
+                address = Some(IpAddr::V4(*it));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(it)) => {
+                address = Some(IpAddr::V6(*it));
+            }
+            NeighbourAttribute::LinkLayerAddress(it) => mac = it[..].try_into().ok(),
+            NeighbourAttribute::Protocol(it) => maker = u8::from(*it),
+            NeighbourAttribute::ExtFlags(it) => managed = it.contains(NeighbourExtFlags::Managed),
+            _ => {}
+        }
+    }
+    let written_down = matches!(
+        entry.header.state,
+        NeighbourState::Permanent | NeighbourState::Noarp
+    ) || entry.header.flags.contains(NeighbourFlags::ExtLearned);
+    let keeper = match maker {
+        _ if written_down => Keeper::Other,
+        PROTOCOL => Keeper::Steer,
+        0 if !managed => Keeper::Kernel,
+        _ => Keeper::Other,
+    };
     Some(Neighbour {
+        index: entry.header.ifindex,
+        address: address?,
         mac: mac.filter(|_| state == Reachability::Usable),
         state,
+        keeper,
+        managed,
     })
 }
 
@@ -681,7 +731,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{
-        super::testing::{in_namespace, link, sh},
+        super::testing::{Peer, in_namespace, link, sh},
         *,
     };
 
@@ -806,17 +856,15 @@ mod tests {
     fn a_silent_neighbour_is_asked_for_and_an_answering_one_is_found() {
         in_namespace(async || {
             link("brk0");
-            // The other end lives in a namespace of its own, so that it answers for itself.
-            let peer = format!("steer-facts-{}", std::process::id());
-            let _cleanup = Namespace(peer.clone());
-            sh(&format!(
-                "ip netns add {peer}; ip link set brk0-p netns {peer}
-                 ip -n {peer} link set brk0-p address 02:00:00:00:00:99 up
-                 ip -n {peer} addr add 192.0.2.1/28 dev brk0-p
-                 ip -n {peer} addr add 2001:db8::1/64 dev brk0-p nodad
-                 ip addr add 192.0.2.2/28 dev brk0; ip addr add 2001:db8::2/64 dev brk0 nodad
-                 ip addr add fe80::2/64 dev brk0 nodad"
-            ));
+            let _peer = Peer::of(
+                "brk0",
+                "02:00:00:00:00:99",
+                &["192.0.2.1/28", "2001:db8::1/64"],
+            );
+            sh(
+                "ip addr add 192.0.2.2/28 dev brk0; ip addr add 2001:db8::2/64 dev brk0 nodad
+                ip addr add fe80::2/64 dev brk0 nodad",
+            );
             let state = tempfile::tempdir().unwrap();
             let kernel = Kernel::open(state.path()).unwrap();
             let facts = Facts::gather(&kernel).await.unwrap();
@@ -839,7 +887,7 @@ mod tests {
         wanted: Reachability,
     ) -> Neighbour {
         let begin = Instant::now();
-        resolve(kernel, index, address).await.unwrap();
+        resolve(kernel, index, address, false).await.unwrap();
         loop {
             let found = neighbour(kernel, index, address).await.unwrap();
             match found {
@@ -849,14 +897,6 @@ mod tests {
                 }
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
             }
-        }
-    }
-
-    struct Namespace(String);
-
-    impl Drop for Namespace {
-        fn drop(&mut self) {
-            sh(&format!("ip netns del {}", self.0));
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod facts;
 pub(crate) mod file;
 pub mod files;
 pub mod filters;
+pub mod gateway;
 mod interface;
 mod kernel;
 pub mod link_resolvers;
@@ -43,6 +44,7 @@ use crate::cut;
 
 pub use self::{
     error::SystemError,
+    gateway::Gateway,
     interface::InterfaceName,
     kernel::Kernel,
     mark::{Mark, MarkBits, PROTOCOL, PathId, RulePriority, TableId},
@@ -71,6 +73,8 @@ pub struct Wanted {
     pub forward_queries: Vec<InterfaceName>,
     /// Whether the kernel has IPv6: [`facts::ipv6_available`].
     pub ipv6: bool,
+    /// Whether the kernel keeps gateways resolved: [`gateway::can_be_kept`].
+    pub keep_gateways: bool,
 }
 
 /// One breakout, as far as the system needs to know it.
@@ -219,6 +223,8 @@ pub enum Object {
     Route(Route),
     /// A policy rule.
     Rule(Rule),
+    /// A gateway whose Ethernet address is kept known.
+    Gateway(Gateway),
 }
 
 /// Whether an object is in the box.
@@ -249,6 +255,7 @@ impl Object {
             Self::NftTable(it) => it.present(kernel).await,
             Self::Route(it) => it.present(kernel).await,
             Self::Rule(it) => it.present(kernel).await,
+            Self::Gateway(it) => it.present(kernel).await,
         }
     }
 
@@ -259,6 +266,7 @@ impl Object {
             Self::NftTable(it) => it.apply(kernel).await,
             Self::Route(it) => it.apply(kernel).await,
             Self::Rule(it) => it.apply(kernel).await,
+            Self::Gateway(it) => it.apply(kernel).await,
         }
     }
 
@@ -270,6 +278,7 @@ impl Object {
             Self::NftTable(_) => NftTable::remove().await,
             Self::Route(it) => it.remove(kernel).await,
             Self::Rule(it) => it.remove(kernel).await,
+            Self::Gateway(it) => it.remove(kernel).await,
         }
     }
 }
@@ -281,6 +290,7 @@ impl fmt::Display for Object {
             Self::NftTable(it) => it.fmt(f),
             Self::Route(it) => it.fmt(f),
             Self::Rule(it) => it.fmt(f),
+            Self::Gateway(it) => it.fmt(f),
         }
     }
 }
@@ -300,6 +310,7 @@ pub fn objects(wanted: &Wanted) -> Vec<Object> {
     list.push(Object::NftTable(NftTable::new(wanted)));
     if wanted.routes == Owner::Steer {
         list.extend(paths.iter().flat_map(|path| routes(path, wanted.ipv6)));
+        list.extend(gateways(wanted));
         // Rules last: until they are there, a granted packet takes the way it always took.
         list.extend(rules(&paths, wanted).into_iter().map(Object::Rule));
     }
@@ -422,6 +433,28 @@ fn routes(path: &PathSpec, ipv6: bool) -> Vec<Object> {
             })
         })
         .collect()
+}
+
+/// The gateways, where the kernel can keep them resolved.
+pub fn gateways(wanted: &Wanted) -> Vec<Object> {
+    let paths = sorted_paths(wanted);
+    let paths = paths.iter().filter(|it| it.exists && wanted.keep_gateways);
+    let list = paths.flat_map(|path| {
+        let hops = [
+            path.next_hop4.map(|hop| hop.map(IpAddr::from)),
+            path.next_hop6
+                .filter(|_| wanted.ipv6)
+                .map(|hop| hop.map(IpAddr::from)),
+        ];
+        hops.into_iter().flatten().filter_map(|hop| match hop {
+            NextHop::Via(address) | NextHop::ViaOnLink(address) => Some(Object::Gateway(Gateway {
+                interface: path.interface.clone(),
+                address,
+            })),
+            NextHop::Device => None,
+        })
+    });
+    list.collect()
 }
 
 /// In the order of their priorities, IPv4 before IPv6.
@@ -576,6 +609,10 @@ pub async fn leftovers(kernel: &mut Kernel, keep: &[Object]) -> Result<Vec<Objec
                 .into_iter()
                 .map(Object::Route),
         );
+    }
+    for &family in families {
+        let ours = Gateway::ours(kernel, family).await?;
+        found.extend(ours.into_iter().map(Object::Gateway));
     }
     for &family in families {
         found.extend(

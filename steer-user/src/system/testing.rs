@@ -66,3 +66,34 @@ pub fn assert_same(now: &str, before: &str) {
         only(now, before)
     );
 }
+
+/// The other end of a device, in a namespace of its own, so that it answers for itself.
+pub struct Peer(String);
+
+impl Peer {
+    /// Takes the other end of `link`, gives it this Ethernet address and these IP addresses.
+    pub fn of(link: &str, mac: &str, addresses: &[&str]) -> Self {
+        let namespace = format!("steer-peer-{}-{link}", nix::unistd::gettid());
+        sh(&format!(
+            "ip netns add {namespace}; ip link set {link}-p netns {namespace}"
+        ));
+        let peer = Self(namespace);
+        peer.ip(&format!("link set {link}-p address {mac} up"));
+        for address in addresses {
+            let nodad = if address.contains(':') { "nodad" } else { "" };
+            peer.ip(&format!("addr add {address} dev {link}-p {nodad}"));
+        }
+        peer
+    }
+
+    /// Runs `ip` there.
+    pub fn ip(&self, words: &str) {
+        sh(&format!("ip -n {} {words}", self.0));
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        sh(&format!("ip netns del {}", self.0));
+    }
+}

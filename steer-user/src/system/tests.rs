@@ -44,6 +44,7 @@ pub(super) fn wanted(paths: u8) -> Wanted {
         nat: Owner::Steer,
         forward_queries: vec![],
         ipv6: true,
+        keep_gateways: true,
     }
 }
 
@@ -65,6 +66,8 @@ fn links() {
         ip rule add pref 1600 fwmark 0x21000000/0x3f000000 lookup 36501
         ip -6 rule add pref 610 oif lan0 lookup 100
         ip route add default via 10.1.0.2 metric 50
+        ip neighbour add 192.0.2.9 dev brk0 lladdr 02:00:00:00:00:09 nud permanent
+        ip neighbour add 192.0.2.10 dev brk0 lladdr 02:00:00:00:00:0a nud permanent protocol 86
         ip route add 198.51.100.0/24 via 192.0.2.1 table 36501
         ip route add default via 192.0.2.1 table 100
         nft -f - <<END
@@ -76,7 +79,7 @@ END");
 /// Everything steer may change, as text.
 fn everything() -> String {
     sh(
-        "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset
+        "ip rule; ip -6 rule; ip neighbour show nud permanent; ip neighbour show nud all proto 86; ip route show table all; ip -6 route show table all; nft list ruleset
         cd /proc/sys/net; grep -r . ipv4/conf ipv6/conf | grep -v -e stable_secret -e /mtu: | sort",
     )
 }

@@ -128,6 +128,7 @@ pub fn apply_system(router: &Router) -> Result<()> {
         nat: Owner::Steer,
         forward_queries: vec![],
         ipv6: false,
+        keep_gateways: false,
     };
     // The way back is to delete the namespace.
     let undo = tempfile::tempdir()?;
