@@ -35,6 +35,10 @@ pub struct Count {
     pub bytes: u64,
 }
 
+/// The preferences: which paths the new flows of a class take, and in which order. 0 is that of every
+/// class that no other was given to.
+pub const PREFERENCES: usize = 8;
+
 /// Bit of [`FamilyTable::state`]: new flows are steered. Without it none is, and those that are
 /// steered already stay where they are: by their grant in mark mode, by the flow table in
 /// redirect mode.
@@ -48,7 +52,7 @@ const NEXT: bool = cfg!(feature = "next-abi");
 /// have each their own, since one may be dead on a link where the other works.
 ///
 /// Every field is read by itself and changes by itself; none needs another to be of the same
-/// moment, since a packet is of one family, and reads its `state` once and a bucket once.
+/// moment, since a packet is of one family and one class, and reads each of them once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct PathTable {
@@ -56,46 +60,85 @@ pub struct PathTable {
     pub families: [FamilyTable; 2],
     /// The next hop of each path in each family, an index of the next-hop map; 0: not resolved.
     pub next_hops: [[u8; 2]; mark::PATHS],
+    /// The preference of each class.
+    pub preferences: [u8; CLASSES as usize],
 }
 
 /// The state of the paths for the packets of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct FamilyTable {
-    /// Bit n (1 to 15): path n is up. Bit 16: [`STEERING`].
+    /// Bit n (1 to 15): path n carries the flows that it has. Bit 16: [`STEERING`].
     pub state: u32,
-    /// Which path a client takes, by a hash of its address; 0: none is up.
+    /// Where new flows go, for each preference.
+    pub choices: [Choice; PREFERENCES],
+}
+
+/// Where the new flows of a preference go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Choice {
+    /// Bit n (1 to 15): they may take path n.
+    pub paths: u32,
+    /// Which path a client takes, by a hash of its address; 0: none.
     pub buckets: [u8; 64],
 }
 
 impl PathTable {
-    /// The state for the packets of a family (0: IPv4, 1: IPv6).
+    /// Every class has preference 0.
+    pub const fn of(families: [FamilyTable; 2], next_hops: [[u8; 2]; mark::PATHS]) -> Self {
+        Self {
+            families,
+            next_hops,
+            preferences: [0; CLASSES as usize],
+        }
+    }
+
+    /// What a client's flow of a class chooses from, by the hash of the client's address (family 0:
+    /// IPv4, 1: IPv6).
     #[inline(always)]
-    pub const fn of(&self, family: usize) -> &FamilyTable {
-        &self.families[family & 1]
+    pub fn ways(&self, family: usize, class: u16, client: u64) -> Ways {
+        let preference = self.preferences[usize::from(class) & (CLASSES as usize - 1)];
+        let table = &self.families[family & 1];
+        table.ways(usize::from(preference), client)
     }
 }
 
 impl FamilyTable {
-    /// The path of a client by the hash of its address, if it is up; else the up path with the
-    /// lowest id, else none.
-    #[inline(always)]
-    pub fn choose(&self, client: u64) -> Option<u8> {
-        self.ways(client).choose_without(0)
+    /// New flows may take every path that carries flows, whatever their class; `home` is every client's
+    /// own.
+    pub const fn of(state: u32, home: u8) -> Self {
+        let choice = Choice {
+            paths: state & 0xfffe,
+            buckets: [home; 64],
+        };
+        Self {
+            state,
+            choices: [choice; PREFERENCES],
+        }
     }
 
     /// What a client chooses from, by the hash of its address.
     #[inline(always)]
-    pub fn ways(&self, client: u64) -> Ways {
-        let home = self.buckets[(client & 63) as usize] & 0x0f;
-        Ways(u64::from(self.state) | u64::from(home) << 32)
+    pub fn ways(&self, preference: usize, client: u64) -> Ways {
+        let choice = &self.choices[preference & (PREFERENCES - 1)];
+        let home = choice.buckets[(client & 63) as usize] & 0x0f;
+        Ways(
+            u64::from(self.state & 0x000f_ffff)
+                | u64::from(home) << HOME_SHIFT
+                | u64::from(choice.paths) << CHOICE_SHIFT,
+        )
     }
 }
 
-/// What a client chooses from: the [state](FamilyTable::state) of the paths, and its own one. One
-/// number, so that it fits where a program's stack is full.
+/// What a flow chooses from: the [state](FamilyTable::state) of the paths in bits 0 to 19, the
+/// client's own path in bits 20 to 23, those it [may take](Choice::paths) from bit 32 on. One number,
+/// so that it fits where a program's stack is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ways(pub u64);
+
+const HOME_SHIFT: u32 = 20;
+const CHOICE_SHIFT: u32 = 32;
 
 impl Ways {
     /// Whether new flows are steered.
@@ -104,22 +147,26 @@ impl Ways {
         self.0 & STEERING as u64 != 0
     }
 
-    /// Whether a path is up.
+    /// Whether a path carries the flows that it has.
     #[inline(always)]
-    pub const fn is_up(self, path: u8) -> bool {
+    pub const fn carries(self, path: u8) -> bool {
         self.0 & (1 << (path & 0x0f)) != 0
     }
 
-    /// The client's own path if it is up, else the up path with the lowest id, else none. Bit n of
-    /// `without` leaves path n out.
+    /// The client's own path if its flows may take it, else the one with the lowest id that they may
+    /// take, else none. Bit n of `without` leaves path n out.
     #[inline(always)]
     pub fn choose_without(self, without: u32) -> Option<u8> {
-        let up = self.0 as u32 & 0xfffe & !without;
-        let home = (self.0 >> 32) as u8 & 0x0f;
-        if up & (1 << home) != 0 {
+        let paths = (self.0 >> CHOICE_SHIFT) as u32 & 0xfffe & !without;
+        let home = (self.0 >> HOME_SHIFT) as u8 & 0x0f;
+        if paths & (1 << home) != 0 {
             return Some(home);
         }
-        if up == 0 { None } else { Some(lowest_bit(up)) }
+        if paths == 0 {
+            None
+        } else {
+            Some(lowest_bit(paths))
+        }
     }
 }
 
@@ -147,11 +194,11 @@ pub struct NextHop {
 }
 
 const _: () = assert!(size_of::<Count>() == 16 && align_of::<Count>() == 8);
-const _: () = assert!(size_of::<PathTable>() == 168 && align_of::<PathTable>() == 4);
+const _: () = assert!(size_of::<PathTable>() == 1640 && align_of::<PathTable>() == 4);
 const _: () = assert!(size_of::<NextHop>() == 20 && align_of::<NextHop>() == 4);
 
 /// Counts up when a layout keeps its sizes but changes its meaning.
-const REVISION: u64 = 4 + NEXT as u64;
+const REVISION: u64 = 5 + NEXT as u64;
 
 /// Names the layout of every map. It is part of the pin path, so that two versions of steer never
 /// read each other's maps with the wrong layout.
@@ -172,6 +219,7 @@ pub const HASH: u64 = {
         size_of::<NextHop>() as u64,
         flow::LAYOUT,
         CLASSES as u64,
+        PREFERENCES as u64,
         NEXT_HOPS as u64,
         mark::Bits::DEFAULT.mask() as u64,
         mark::PATHS as u64,
@@ -248,22 +296,38 @@ mod user {
 mod tests {
     use super::*;
 
-    fn table(state: u32, bucket: u8) -> FamilyTable {
-        FamilyTable {
-            state,
-            buckets: [bucket; 64],
+    fn ways(paths: u32, home: u8) -> Ways {
+        FamilyTable::of(STEERING | paths, home).ways(0, 7)
+    }
+
+    #[test]
+    fn a_client_takes_its_own_path_while_its_flows_may() {
+        assert_eq!(ways(0b110, 2).choose_without(0), Some(2));
+    }
+
+    #[test]
+    fn a_client_whose_own_path_is_none_for_its_flows_takes_another() {
+        assert_eq!(ways(0b010, 2).choose_without(0), Some(1));
+        assert_eq!(ways(1 << 15, 2).choose_without(0), Some(15));
+        assert_eq!(ways(0b110, 2).choose_without(0b100), Some(1));
+    }
+
+    #[test]
+    fn a_class_takes_the_paths_of_its_preference_and_flows_stay_where_they_are() {
+        let mut table: PathTable = Zeroable::zeroed();
+        for (family, paths) in table.families.iter_mut().zip([1_u32, 4]) {
+            *family = FamilyTable::of(STEERING | 0xfffe, 1);
+            family.choices[PREFERENCES - 1] = Choice {
+                paths: paths << 1,
+                buckets: [9; 64],
+            };
         }
-    }
-
-    #[test]
-    fn a_client_takes_its_bucket_s_path_while_that_is_up() {
-        assert_eq!(table(0b110, 2).choose(7), Some(2));
-    }
-
-    #[test]
-    fn a_client_whose_path_is_down_takes_another() {
-        assert_eq!(table(0b010, 2).choose(7), Some(1));
-        assert_eq!(table(1 << 15, 2).choose(7), Some(15));
+        table.preferences[511] = PREFERENCES as u8 - 1;
+        for (family, class, chosen) in [(0, 510, 1), (1, 510, 1), (0, 511, 1), (1, 511, 3)] {
+            let ways = table.ways(family, class, 7);
+            assert!(ways.is_steering() && ways.carries(15));
+            assert_eq!(ways.choose_without(0), Some(chosen), "{family} {class}");
+        }
     }
 
     #[test]
@@ -285,8 +349,8 @@ mod tests {
     }
 
     #[test]
-    fn no_path_is_chosen_when_none_is_up() {
-        assert_eq!(table(STEERING | 1, 2).choose(7), None);
-        assert_eq!(table(0, 0).choose(0), None);
+    fn no_path_is_chosen_when_flows_may_take_none() {
+        assert_eq!(ways(1, 2).choose_without(0), None);
+        assert_eq!(ways(0, 0).choose_without(0), None);
     }
 }

@@ -253,10 +253,7 @@ mod tests {
         fn with(paths: u8) -> Self {
             let up = (1..=paths).fold(STEERING, |bits, path| bits | 1 << path);
             Self {
-                table: FamilyTable {
-                    state: up,
-                    buckets: [1; 64],
-                },
+                table: FamilyTable::of(up, 1),
                 memory: Memory {
                     lives: RefCell::new([(Life::default().rested(), false); mark::PATHS]),
                     heard: up & 0xfffe,
@@ -271,7 +268,7 @@ mod tests {
                 destination,
                 now: self.now,
             };
-            choose(self.table.ways(7), &self.memory, packet)
+            choose(self.table.ways(0, 7), &self.memory, packet)
         }
 
         /// Two connects a second to two addresses, for some seconds; where each one went.

@@ -8,7 +8,7 @@ use core::hint::black_box;
 
 use aya_ebpf::{btf_maps::Array, helpers::bpf_ktime_get_ns, macros::btf_map};
 use steer_common::{
-    abi::{FamilyTable, Ways},
+    abi::Ways,
     deadman::{self, Heartbeat, Judgement, Life, Lives, Open, Packet},
     mark,
 };
@@ -42,9 +42,9 @@ pub fn choose(ways: Ways, packet: &Match) -> Option<u8> {
 /// The path of a client's query: that of its flows. It judges no path, because nobody hears what
 /// answers it; and it calls no function, because the stack of its program has no room for another.
 #[inline(always)]
-pub fn choose_for_query(table: &FamilyTable, client: u64, now: u64) -> Option<u8> {
+pub fn choose_for_query(ways: Ways, now: u64) -> Option<u8> {
     if !is_any_open() {
-        return table.choose(client);
+        return ways.choose_without(0);
     }
     let heartbeat = HEARTBEAT.get(0)?;
     let down = if heartbeat.is_fresh(now) {
@@ -52,7 +52,7 @@ pub fn choose_for_query(table: &FamilyTable, client: u64, now: u64) -> Option<u8
     } else {
         OPEN.get(0)?.paths() & heartbeat.heard as u32
     };
-    table.ways(client).choose_without(down)
+    ways.choose_without(down)
 }
 
 /// Whether the dead-man takes a path for down.

@@ -53,10 +53,10 @@ fn take_path(ctx: &XdpContext, bytes: &Bytes, link: &Link, packet: &Match) -> Re
         return Err(Reason::NotForUs);
     }
     let table = paths::table().ok_or(Reason::NotSteering)?;
-    let ways = table.of(packet.family).ways(packet.client);
-    let usable = |path| forward::next_hop(table, path, packet.family).is_some();
+    let ways = table.ways(packet.family, packet.class, packet.client);
+    let usable = |path| forward::next_hop(path, packet.family).is_some();
     let path = flows::path(ways, packet, usable)?;
-    let hop = forward::next_hop(table, path, packet.family).ok_or(Reason::NextHop)?;
+    let hop = forward::next_hop(path, packet.family).ok_or(Reason::NextHop)?;
     let action = forward::forward(ctx, bytes, link, packet, hop)?;
     count::steered(packet.class, path, 1, packet.length);
     Ok(action)

@@ -36,7 +36,7 @@ pub fn path(ways: Ways, packet: &Match, usable: impl Fn(u8) -> bool) -> Result<u
         }
         return match entry.path() {
             0 => Err(Reason::FlowPinned),
-            path if ways.is_up(path) => Ok(path),
+            path if ways.carries(path) => Ok(path),
             _ => Err(Reason::NoPath),
         };
     }

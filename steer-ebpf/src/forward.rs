@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use steer_common::{
-    abi::{self, NextHop, PathTable},
+    abi::{self, NextHop},
     checksum, mark,
     reason::Reason,
 };
@@ -15,6 +15,7 @@ use steer_common::{
 use crate::{
     classify::Match,
     parse::{Bytes, IPV4, IPV6, Link},
+    paths,
 };
 
 #[btf_map]
@@ -23,10 +24,11 @@ static NEXT_HOPS: Array<NextHop, { abi::NEXT_HOPS as usize }> = Array::new();
 #[btf_map]
 static DEVICES: DevMap<{ mark::PATHS }> = DevMap::new();
 
-/// The next hop of a path in a family, if it is resolved.
+/// The next hop of a path in a family, if it is resolved. It asks for the table anew: the program's
+/// stack has no room to keep it.
 #[inline(always)]
-pub fn next_hop(table: &PathTable, path: u8, family: usize) -> Option<&'static NextHop> {
-    match table.next_hops[usize::from(path & 0x0f)][family & 1] {
+pub fn next_hop(path: u8, family: usize) -> Option<&'static NextHop> {
+    match paths::table()?.next_hops[usize::from(path & 0x0f)][family & 1] {
         0 => None,
         index => NEXT_HOPS.get(u32::from(index)),
     }

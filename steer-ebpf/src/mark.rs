@@ -70,12 +70,12 @@ fn set_wish(ctx: &TcContext, bytes: &Bytes, packet: &Match) -> Result<(), Reason
     if !parse::for_this_router(ctx, bytes) {
         return Err(Reason::NotForUs);
     }
-    let table = paths::family(packet.family).ok_or(Reason::NotSteering)?;
-    let ways = table.ways(packet.client);
+    let table = paths::table().ok_or(Reason::NotSteering)?;
+    let ways = table.ways(packet.family, packet.class, packet.client);
     if !ways.is_steering() {
         return Err(Reason::NotSteering);
     }
-    // Id 0 says "matched, but every path is down": nftables moves an unanswered first packet back.
+    // Id 0 says "matched, but there is no path for it": nftables moves an unanswered first packet back.
     let path = deadman::choose(ways, packet).unwrap_or(0);
     ctx.set_mark(bits.with_wish(old, path));
     count::steered(

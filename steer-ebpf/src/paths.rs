@@ -1,7 +1,7 @@
 //! The state of the paths, read once for a packet.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
-use steer_common::abi::{FamilyTable, PathTable};
+use steer_common::abi::PathTable;
 
 #[btf_map]
 static PATHS: Array<PathTable, 1> = Array::new();
@@ -11,10 +11,4 @@ static PATHS: Array<PathTable, 1> = Array::new();
 #[inline(always)]
 pub fn table() -> Option<&'static PathTable> {
     PATHS.get(0)
-}
-
-/// The same for the packets of a family (0: IPv4, 1: IPv6).
-#[inline(always)]
-pub fn family(family: usize) -> Option<&'static FamilyTable> {
-    Some(table()?.of(family))
 }

@@ -6,7 +6,6 @@
 
 use aya_ebpf::{bindings::__sk_buff, btf_maps::PerCpuArray, macros::btf_map, programs::TcContext};
 use steer_common::{
-    abi::STEERING,
     dns::{
         ASKING_SHIFT, Address, CLIENT_QUERIES, DnsEvent, PENDING_LIFE, Pending, PendingKey, REPEAT,
         REWRITING, REWRITTEN, TEACHES,
@@ -198,15 +197,17 @@ fn target(
     if action.flags & REWRITE == 0 || table.flags & REWRITING == 0 {
         return Err(DnsEvent::NoResolver);
     }
-    let paths = paths::family(usize::from(!udp.v4))
-        .filter(|paths| paths.state & STEERING != 0)
-        .ok_or(DnsEvent::NoPath)?;
+    let paths = paths::table().ok_or(DnsEvent::NoPath)?;
     let hash = if udp.v4 {
         u64::from(u32::from_be((long(client, 1) >> 32) as u32))
     } else {
         flow::mix(u64::from_be(long(client, 0)), u64::from_be(long(client, 1)))
     };
-    let path = deadman::choose_for_query(paths, flow::finish(hash), now).ok_or(DnsEvent::NoPath)?;
+    let ways = paths.ways(usize::from(!udp.v4), action.class, flow::finish(hash));
+    if !ways.is_steering() {
+        return Err(DnsEvent::NoPath);
+    }
+    let path = deadman::choose_for_query(ways, now).ok_or(DnsEvent::NoPath)?;
     let index = table.active[usize::from(path & 0x0f)][usize::from(!udp.v4)];
     let index = u32::from(index);
     let resolver = resolvers::resolver(index)

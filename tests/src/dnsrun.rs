@@ -116,13 +116,10 @@ impl DnsBench {
         let classes = [(CLASS, rules.clone()), (CLASS + 1, rules)];
         let image = Image::build_learning(&claims, &sources, &classes)?;
         classifier.maps().publish(image)?;
-        classifier.maps().set_paths(&PathTable {
-            families: [FamilyTable {
-                state: STEERING | 1 << PATH,
-                buckets: [PATH; 64],
-            }; 2],
-            next_hops: [[0; 2]; 16],
-        })?;
+        classifier.maps().set_paths(&PathTable::of(
+            [FamilyTable::of(STEERING | 1 << PATH, PATH); 2],
+            [[0; 2]; 16],
+        ))?;
         dns.maps_mut().publish_names(names)?;
         let mut table = DnsTable {
             flags: REWRITING,

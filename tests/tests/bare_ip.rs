@@ -96,13 +96,10 @@ fn packets_of_a_tunnel_device_get_their_wish() {
     let mut datapath =
         Datapath::load(Mode::Mark, pins.dir().clone(), vec![port], 1, LogLevel::Off).unwrap();
     datapath.maps_mut().publish(plan()).unwrap();
-    let paths = PathTable {
-        families: [FamilyTable {
-            state: STEERING | 0b10,
-            buckets: [1; 64],
-        }; 2],
-        next_hops: [[0; 2]; mark::PATHS],
-    };
+    let paths = PathTable::of(
+        [FamilyTable::of(STEERING | 0b10, 1); 2],
+        [[0; 2]; mark::PATHS],
+    );
     datapath.maps_mut().set_paths(&paths).unwrap();
     namespace
         .run(|| Ok(datapath.attach(XdpChoice::Auto)?))

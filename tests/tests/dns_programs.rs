@@ -214,13 +214,10 @@ fn with_nobody_watching_a_query_leaves_a_path_that_the_dead_man_takes_for_down()
         bench
             .classifier
             .maps()
-            .set_paths(&PathTable {
-                families: [FamilyTable {
-                    state: STEERING | 1 << PATH | 1 << OTHER,
-                    buckets: [PATH; 64],
-                }; 2],
-                next_hops: [[0; 2]; 16],
-            })
+            .set_paths(&PathTable::of(
+                [FamilyTable::of(STEERING | 1 << PATH | 1 << OTHER, PATH); 2],
+                [[0; 2]; 16],
+            ))
             .unwrap();
         bench.maps().set_resolver(3, at(FAR4).ip()).unwrap();
         let mut table = DnsTable {

@@ -206,13 +206,10 @@ fn bench(mode: Mode) -> Bench {
         bench.maps().set_next_hop(1, &hop).unwrap();
         bench.maps().set_device(1, 1).unwrap();
     }
-    let paths = PathTable {
-        families: [FamilyTable {
-            state: STEERING | 1 << PATH,
-            buckets: [PATH; 64],
-        }; 2],
-        next_hops: [[1; 2]; mark::PATHS],
-    };
+    let paths = PathTable::of(
+        [FamilyTable::of(STEERING | 1 << PATH, PATH); 2],
+        [[1; 2]; mark::PATHS],
+    );
     bench.maps().set_paths(&paths).unwrap();
     bench
 }

@@ -95,13 +95,10 @@ fn every_packet_sees_one_plan(mode: Mode) {
         bench.maps().set_next_hop(1, &hop).unwrap();
         bench.maps().set_device(1, 1).unwrap();
     }
-    let paths = PathTable {
-        families: [FamilyTable {
-            state: STEERING | 0b10,
-            buckets: [1; 64],
-        }; 2],
-        next_hops: [[1; 2]; mark::PATHS],
-    };
+    let paths = PathTable::of(
+        [FamilyTable::of(STEERING | 0b10, 1); 2],
+        [[1; 2]; mark::PATHS],
+    );
     bench.maps().set_paths(&paths).unwrap();
     bench.maps().publish(plan(false)).unwrap();
 

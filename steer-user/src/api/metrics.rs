@@ -25,8 +25,8 @@ use tokio::{
 
 use super::{
     BreakoutStatus, BypassStatus, Command, DeadManBreakout, DeadManStatus, DnsStatus, LanStatus,
-    NftStatus, PathHealth, PlanStatus, ResolverStatus, Status, SteeringState, TcpQueryStatus,
-    server::ask,
+    NftStatus, PathHealth, PlanStatus, PreferenceStatus, ProbeStatus, ResolverStatus, Status,
+    SteeringState, TcpQueryStatus, server::ask,
 };
 use crate::endpoints::{ListReport, Report};
 
@@ -143,6 +143,7 @@ impl Collector for Status {
             plan,
             lan,
             breakouts,
+            preferences,
             counters: _,
             reasons,
             nftables,
@@ -210,6 +211,7 @@ impl Collector for Status {
         }
         out.lan(lan)?;
         out.breakouts(breakouts)?;
+        out.preferences(preferences, breakouts)?;
         out.traffic(self)?;
         out.counter(
             "passed",
@@ -449,17 +451,62 @@ impl Families<'_> {
         self.probes(breakouts)
     }
 
-    fn probes(&mut self, breakouts: &[BreakoutStatus]) -> fmt::Result {
-        let all = || {
-            breakouts.iter().flat_map(|it| {
-                it.probes.iter().map(move |probe| {
+    fn preferences(
+        &mut self,
+        preferences: &[PreferenceStatus],
+        breakouts: &[BreakoutStatus],
+    ) -> fmt::Result {
+        self.gauge(
+            "preference_classes",
+            "Classes of the plan that have the preference",
+            None,
+            preferences
+                .iter()
+                .map(|it| (vec![("preference", it.name.clone())], it.classes as u64)),
+        )?;
+        let taken = preferences.iter().flat_map(|preference| {
+            let families = [("IPv4", &preference.ipv4), ("IPv6", &preference.ipv6)];
+            families.into_iter().flat_map(move |(family, taken)| {
+                breakouts.iter().map(move |breakout| {
                     let labels = vec![
-                        ("breakout", it.name.clone()),
-                        ("kind", probe.kind.clone()),
-                        ("target", probe.target.clone()),
+                        ("preference", preference.name.clone()),
+                        ("family", family.to_owned()),
+                        ("breakout", breakout.name.clone()),
                     ];
-                    (labels, probe)
+                    (labels, u64::from(taken.contains(&breakout.name)))
                 })
+            })
+        });
+        self.gauge(
+            "preference_takes",
+            "Whether new flows of the preference's classes take the breakout now; the backbone if none",
+            None,
+            taken,
+        )
+    }
+
+    fn probes(&mut self, breakouts: &[BreakoutStatus]) -> fmt::Result {
+        let labeled = |breakout: &BreakoutStatus, probe: &ProbeStatus| {
+            vec![
+                ("breakout", breakout.name.clone()),
+                ("kind", probe.kind.clone()),
+                ("target", probe.target.clone()),
+            ]
+        };
+        let all = || {
+            breakouts.iter().flat_map(move |it| {
+                let shared = it
+                    .probes
+                    .iter()
+                    .map(move |probe| (labeled(it, probe), probe));
+                let own = it.preferences.iter().flat_map(move |preference| {
+                    preference.probes.iter().map(move |probe| {
+                        let mut labels = labeled(it, probe);
+                        labels.push(("preference", preference.preference.clone()));
+                        (labels, probe)
+                    })
+                });
+                shared.chain(own)
             })
         };
         self.fractions(
@@ -780,8 +827,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::api::FamilyStatus;
-    use crate::api::{ClassCounter, FeedStatus, ProbeStatus};
+    use crate::api::{ClassCounter, FamilyStatus, FeedStatus, PreferenceHealth};
 
     fn queries() -> DnsStatus {
         DnsStatus {
@@ -825,6 +871,20 @@ mod tests {
             failures: 1,
             errors: BTreeMap::from([("held".into(), 4)]),
             ..ListReport::default()
+        }
+    }
+
+    fn a_probe(answered: u64) -> ProbeStatus {
+        ProbeStatus {
+            target: "13.107.6.152:443".into(),
+            kind: "tls".into(),
+            name: None,
+            rtt_ms: Some(8.5),
+            jitter_ms: Some(0.25),
+            loss: 0.25,
+            answered,
+            lost: 4,
+            trouble: None,
         }
     }
 
@@ -888,18 +948,20 @@ mod tests {
                 delegated: vec!["2001:db8:7::/56".into()],
                 gateway: None,
                 gateway6: None,
-                probes: vec![ProbeStatus {
-                    target: "13.107.6.152:443".into(),
-                    kind: "tls".into(),
-                    name: None,
-                    rtt_ms: Some(8.5),
-                    jitter_ms: Some(0.25),
-                    loss: 0.25,
-                    answered: 12,
-                    lost: 4,
-                    trouble: None,
+                probes: vec![a_probe(12)],
+                preferences: vec![PreferenceHealth {
+                    preference: "updates".into(),
+                    state: PathHealth::Up,
+                    reason: None,
+                    probes: vec![a_probe(34)],
                 }],
                 flows_reset: 7,
+            }],
+            preferences: vec![PreferenceStatus {
+                name: "updates".into(),
+                classes: 6,
+                ipv4: vec!["fiber".into()],
+                ipv6: vec![],
             }],
             counters: vec![
                 counter(Some("fiber"), u64::MAX / 1000),
@@ -980,21 +1042,21 @@ mod tests {
             )
         };
         let most = u64::MAX / 1000;
-        let probed = [
-            ("rtt_seconds", "0.0085"),
-            ("jitter_seconds", "0.00025"),
-            ("loss_ratio", "0.25"),
-        ]
-        .map(|(what, value)| (format!("steer_probe_{what}"), value))
-        .into_iter()
-        .chain([
-            ("steer_answered_probes_total".to_owned(), "12"),
-            ("steer_lost_probes_total".to_owned(), "4"),
-        ])
-        .map(|(name, value)| {
-            let target = r#"{breakout="fiber",kind="tls",target="13.107.6.152:443"}"#;
-            (format!("{name}{target}"), value.to_owned())
-        });
+        let probed = |preference: &str, answered: &str| {
+            let labels =
+                format!(r#"{{breakout="fiber",kind="tls",target="13.107.6.152:443"{preference}}}"#);
+            [
+                ("probe_rtt_seconds", "0.0085"),
+                ("probe_jitter_seconds", "0.00025"),
+                ("probe_loss_ratio", "0.25"),
+                ("answered_probes_total", answered),
+                ("lost_probes_total", "4"),
+            ]
+            .map(|(what, value)| (format!("steer_{what}{labels}"), value.to_owned()))
+        };
+        let probed = probed("", "12")
+            .into_iter()
+            .chain(probed(r#",preference="updates""#, "34"));
         let asked = [
             ("active", "1"),
             ("dead", "0"),
@@ -1008,6 +1070,15 @@ mod tests {
             (format!("steer_resolver_{what}{labels}"), value.to_owned())
         });
         let expected: BTreeMap<String, String> = [
+            (r#"steer_preference_classes{preference="updates"}"#.to_owned(), 6),
+            (
+                r#"steer_preference_takes{preference="updates",family="IPv4",breakout="fiber"}"#.to_owned(),
+                1,
+            ),
+            (
+                r#"steer_preference_takes{preference="updates",family="IPv6",breakout="fiber"}"#.to_owned(),
+                0,
+            ),
             ("steer_dns_names".to_owned(), 13),
             ("steer_dns_learned_addresses".to_owned(), 14),
             (

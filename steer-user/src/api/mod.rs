@@ -19,8 +19,9 @@ pub use metrics::{Metrics, open_metrics};
 pub use server::{Command, Server, serve};
 pub use status::{
     BreakoutStatus, BypassStatus, BypassedTo, ClassCounter, DeadManBreakout, DeadManStatus,
-    DnsStatus, FamilyStatus, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus, ProbeStatus,
-    ResolverStatus, Status, SteeringState, TcpQueryStatus,
+    DnsStatus, FamilyStatus, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus,
+    PreferenceHealth, PreferenceStatus, ProbeStatus, ResolverStatus, Status, SteeringState,
+    TcpQueryStatus,
 };
 
 use serde::{Deserialize, Serialize};

@@ -53,6 +53,9 @@ pub struct Status {
     pub lan: Vec<LanStatus>,
     /// The ways out.
     pub breakouts: Vec<BreakoutStatus>,
+    /// Where the new flows of classes with a preference go.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub preferences: Vec<PreferenceStatus>,
     /// Packets and bytes by set and path.
     pub counters: Vec<ClassCounter>,
     /// Passes that might have been steers, by reason.
@@ -148,6 +151,9 @@ pub struct BreakoutStatus {
     /// What is probed over it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub probes: Vec<ProbeStatus>,
+    /// What the preferences with probes of their own find.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub preferences: Vec<PreferenceHealth>,
     /// Flows that were reset because it went down, since the controller's start.
     #[serde(default)]
     pub flows_reset: u64,
@@ -165,6 +171,32 @@ pub struct FamilyStatus {
     /// Whether new flows of it take the breakout now, all or some of them.
     #[serde(default)]
     pub takes_new_flows: bool,
+}
+
+/// What a breakout is for the classes of a preference, by that one's own probes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PreferenceHealth {
+    /// The preference.
+    pub preference: String,
+    /// Whether it would be taken.
+    pub state: PathHealth,
+    /// Why not, or what is bad.
+    pub reason: Option<String>,
+    /// What is probed.
+    pub probes: Vec<ProbeStatus>,
+}
+
+/// Where the new flows of a preference's classes go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreferenceStatus {
+    /// The operator's name for it.
+    pub name: String,
+    /// How many classes of the plan have it.
+    pub classes: usize,
+    /// The breakouts that IPv4 takes, by the client's hash; none: the backbone.
+    pub ipv4: Vec<String>,
+    /// The same for IPv6.
+    pub ipv6: Vec<String>,
 }
 
 /// A target of probes over one breakout.
@@ -390,6 +422,7 @@ impl Status {
             plan: None,
             lan: Vec::new(),
             breakouts: Vec::new(),
+            preferences: Vec::new(),
             counters: Vec::new(),
             reasons: BTreeMap::new(),
             nftables: None,

@@ -19,10 +19,11 @@ use super::{
     learned::{Learned, Lesson},
     output::{self, FeedFacts},
     source::SourceArgs,
-    ways::{Way, Ways},
+    ways::{Flows, Way, Ways},
 };
 
 use crate::{
+    config::Preference,
     endpoints::ServiceArea,
     policy::{Class, ClassLabel, Flow, NameVerdict, Pass, Plan, Verdict},
     system::Family,
@@ -136,6 +137,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut printer = Printer {
         learned: config.as_ref().and_then(Learned::open),
         ways: config.as_ref().map(Ways::look),
+        preferences: config.map_or(Vec::new(), |config| config.preferences),
         steered: BTreeSet::new(),
         facts: FeedFacts::of(plan.feed()),
         json: args.json,
@@ -228,8 +230,9 @@ struct Printer<W> {
     learned: Option<Learned>,
     /// None without a configuration: then nothing runs that the answers are about.
     ways: Option<Ways>,
-    /// The families of what is steered, of all that was printed.
-    steered: BTreeSet<Family>,
+    preferences: Vec<Preference>,
+    /// What is steered, of all that was printed.
+    steered: BTreeSet<Flows>,
     facts: FeedFacts,
     json: bool,
     /// There is one answer only, and room for it.
@@ -250,16 +253,26 @@ impl<W: Write> Printer<W> {
         if let Some(ways) = self.ways.as_ref().filter(|_| !self.json)
             && !self.steered.is_empty()
         {
-            let families: Vec<Family> = self.steered.iter().copied().collect();
-            write!(self.out, "{}", ways.text(&families)?)?;
+            write!(self.out, "{}", ways.text(&self.steered)?)?;
         }
         Ok(())
     }
 
-    fn ways_of(&self, families: &[Family]) -> Vec<Way<'_>> {
+    fn ways_of<'a>(&'a self, steered: &'a [Flows]) -> Vec<Way<'a>> {
         let ways = self.ways.iter();
-        ways.flat_map(|ways| families.iter().flat_map(|&family| ways.of(family)))
+        ways.flat_map(|ways| steered.iter().flat_map(|flows| ways.of(flows)))
             .collect()
+    }
+
+    /// The new flows of a class in these families.
+    fn flows(&self, class: &Class, families: &[Family]) -> Vec<Flows> {
+        let place = class.preference(&self.preferences);
+        let preference = place.map(|place| self.preferences[place].name.clone());
+        let flows = families.iter().map(|&family| Flows {
+            family,
+            preference: preference.clone(),
+        });
+        flows.collect()
     }
 
     fn print_name(&mut self, plan: &Plan, name: &str) -> anyhow::Result<()> {
@@ -269,8 +282,8 @@ impl<W: Write> Printer<W> {
             _ => None,
         };
         let word = if matched.is_some() { "steer" } else { "pass" };
-        let steered = matched.map_or(Vec::new(), |_| Family::BOTH.to_vec());
-        self.steered.extend(&steered);
+        let steered = matched.map_or(Vec::new(), |it| self.flows(it.class, &Family::BOTH));
+        self.steered.extend(steered.iter().cloned());
         if self.json {
             let class = matched.map(|matched| matched.class);
             let answer = serde_json::to_string(&NameAnswer {
@@ -311,9 +324,13 @@ impl<W: Write> Printer<W> {
             (Some(lesson), None) => format!("{verdict}; {lesson}, but not with this port"),
             (None, _) => verdict.to_string(),
         };
-        let steers = class.is_some() || matches!(verdict, Verdict::Steer(_));
-        let steered = steers.then(|| Family::of(flow.destination));
-        self.steered.extend(steered);
+        let steers = class.or(match &verdict {
+            Verdict::Steer(matched) => Some(matched.class),
+            Verdict::Pass(_) => None,
+        });
+        let families = [Family::of(flow.destination)];
+        let steered = steers.map_or(Vec::new(), |class| self.flows(class, &families));
+        self.steered.extend(steered.iter().cloned());
         if self.json {
             let mut answer = self.answer(flow, &verdict);
             answer.learned = lesson.as_ref();
@@ -322,13 +339,13 @@ impl<W: Write> Printer<W> {
                 answer.verdict = "steer";
                 answer.about = About::of(class);
             }
-            answer.breakouts = self.ways_of(steered.as_slice());
+            answer.breakouts = self.ways_of(&steered);
             let answer = serde_json::to_string(&answer)?;
             writeln!(self.out, "{answer}")?;
             return Ok(());
         }
         let (destination, protocol) = (flow.destination.to_string(), protocol_name(flow.protocol));
-        let word = if steers { "steer" } else { "pass" };
+        let word = if steers.is_some() { "steer" } else { "pass" };
         if self.alone {
             writeln!(self.out, "{destination} {protocol} {} -> {word}", flow.port)?;
             writeln!(self.out, "  because {reason}")?;

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 
 use super::{ControllerOptions, Failure, block_on, print_json};
 use crate::{
-    api::{BreakoutStatus, Client, ClientError, PathHealth, Status, SteeringState},
+    api::{BreakoutStatus, Client, ClientError, PathHealth, ProbeStatus, Status, SteeringState},
     controller,
     endpoints::{ListReport, Report},
 };
@@ -99,6 +99,7 @@ fn text(status: &Status) -> Result<String, std::fmt::Error> {
         families(&mut out, breakout)?;
         probes(&mut out, breakout)?;
     }
+    preferences(&mut out, status)?;
     dead_man(&mut out, status)?;
     dns(&mut out, status)?;
     if !status.counters.is_empty() {
@@ -232,6 +233,22 @@ fn families(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
     Ok(())
 }
 
+/// Where the new flows of classes with a preference go, a line for each preference.
+fn preferences(out: &mut String, status: &Status) -> std::fmt::Result {
+    let way = |breakouts: &[String]| match breakouts {
+        [] => "the backbone".to_owned(),
+        some => some.join(" and "),
+    };
+    for it in &status.preferences {
+        write!(out, "prefer    {} ({} classes): ", it.name, it.classes)?;
+        match (way(&it.ipv4), way(&it.ipv6)) {
+            (v4, v6) if v4 == v6 => writeln!(out, "new flows by {v4}")?,
+            (v4, v6) => writeln!(out, "new IPv4 flows by {v4}, IPv6 by {v6}")?,
+        }
+    }
+    Ok(())
+}
+
 /// What else is known of a breakout, a line for each thing.
 fn probes(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
     for prefix in &breakout.delegated {
@@ -247,18 +264,29 @@ fn probes(out: &mut String, breakout: &BreakoutStatus) -> std::fmt::Result {
         writeln!(out, "          {} flows were reset", breakout.flows_reset)?;
     }
     for probe in &breakout.probes {
-        write!(out, "  probe   {} {}: ", probe.kind, probe.target)?;
-        match (probe.rtt_ms, probe.jitter_ms) {
-            (Some(rtt), Some(jitter)) => write!(out, "{rtt:.1} ms, give or take {jitter:.1}")?,
-            _ => write!(out, "never answered")?,
-        }
-        write!(out, "; loss {:.0} %", probe.loss * 100.0)?;
-        match &probe.trouble {
-            Some(trouble) => writeln!(out, "; last: {trouble}")?,
-            None => writeln!(out)?,
+        probe_line(out, probe)?;
+    }
+    for it in &breakout.preferences {
+        let state = state_text(it.state, it.reason.as_deref());
+        writeln!(out, "  for {}: {state}", it.preference)?;
+        for probe in &it.probes {
+            probe_line(out, probe)?;
         }
     }
     Ok(())
+}
+
+fn probe_line(out: &mut String, probe: &ProbeStatus) -> std::fmt::Result {
+    write!(out, "  probe   {} {}: ", probe.kind, probe.target)?;
+    match (probe.rtt_ms, probe.jitter_ms) {
+        (Some(rtt), Some(jitter)) => write!(out, "{rtt:.1} ms, give or take {jitter:.1}")?,
+        _ => write!(out, "never answered")?,
+    }
+    write!(out, "; loss {:.0} %", probe.loss * 100.0)?;
+    match &probe.trouble {
+        Some(trouble) => writeln!(out, "; last: {trouble}"),
+        None => writeln!(out),
+    }
 }
 
 /// How the list is kept current, and what is wrong with that.

@@ -2,6 +2,7 @@
 //! IPv4 leaves near.
 
 use std::{
+    collections::BTreeSet,
     fmt::{self, Write as _},
     io,
 };
@@ -25,10 +26,20 @@ pub(super) struct Ways {
     status: Result<Status, String>,
 }
 
-/// One breakout, as one family of it fares.
+/// New flows that go the same ways.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Flows {
+    pub(super) family: Family,
+    /// The preference of their class.
+    pub(super) preference: Option<String>,
+}
+
+/// One breakout, as some flows see it.
 #[derive(Debug, Serialize)]
 pub(super) struct Way<'a> {
     family: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preference: Option<&'a str>,
     breakout: &'a str,
     interface: &'a str,
     state: PathHealth,
@@ -64,29 +75,49 @@ impl Ways {
         }
     }
 
-    /// The breakouts for a family, in the order of the configuration; none where no controller
+    /// The breakouts for some flows, in the order of the configuration; none where no controller
     /// watches them.
-    pub(super) fn of(&self, family: Family) -> Vec<Way<'_>> {
+    pub(super) fn of<'a>(&'a self, flows: &'a Flows) -> Vec<Way<'a>> {
         let Ok(status) = &self.status else {
             return Vec::new();
         };
+        let preference = flows.preference.as_deref();
+        // One that the controller does not know yet holds from the next reload on.
+        let preferred = status
+            .preferences
+            .iter()
+            .find(|it| Some(it.name.as_str()) == preference);
         let ways = status.breakouts.iter().filter_map(|breakout| {
-            let name = family.name();
+            let name = flows.family.name();
             let it = breakout.families.iter().find(|it| it.family == name)?;
+            let own = breakout.preferences.iter();
+            let own = own.filter(|it| Some(it.preference.as_str()) == preference);
+            let (state, reason) = own
+                .map(|it| (it.state, it.reason.as_deref()))
+                .find(|(state, _)| *state != PathHealth::Up && it.state == PathHealth::Up)
+                .unwrap_or((it.state, it.reason.as_deref()));
+            let takes_new_flows = preferred.map_or(it.takes_new_flows, |preferred| {
+                let taken = match flows.family {
+                    Family::V4 => &preferred.ipv4,
+                    Family::V6 => &preferred.ipv6,
+                };
+                taken.contains(&breakout.name)
+            });
             Some(Way {
                 family: name,
+                preference,
                 breakout: &breakout.name,
                 interface: &breakout.interface,
-                state: it.state,
-                reason: it.reason.as_deref(),
-                takes_new_flows: it.takes_new_flows,
+                state,
+                reason,
+                takes_new_flows,
             })
         });
         ways.collect()
     }
 
     /// The same for people, with what steer does at all.
-    pub(super) fn text(&self, families: &[Family]) -> Result<String, fmt::Error> {
+    pub(super) fn text(&self, all: &BTreeSet<Flows>) -> Result<String, fmt::Error> {
         let mut out = String::new();
         let status = match &self.status {
             Ok(status) => status,
@@ -96,13 +127,16 @@ impl Ways {
             }
         };
         writeln!(out, "now: {}", headline(status))?;
-        for &family in families {
-            let ways = self.of(family);
+        for flows in all {
+            let ways = self.of(flows);
+            let whose = match &flows.preference {
+                Some(preference) => format!("{} as {preference} prefers", flows.family.name()),
+                None => flows.family.name().to_owned(),
+            };
             for way in &ways {
                 writeln!(
                     out,
-                    "  {} by {} on {}: {}{}",
-                    way.family,
+                    "  {whose} by {} on {}: {}{}",
                     way.breakout,
                     way.interface,
                     state_text(way.state, way.reason),
@@ -114,7 +148,7 @@ impl Ways {
                 )?;
             }
             if !ways.is_empty() && !ways.iter().any(|it| it.takes_new_flows) {
-                writeln!(out, "  {}: new flows take the backbone", family.name())?;
+                writeln!(out, "  {whose}: new flows take the backbone")?;
             }
         }
         if status.state == SteeringState::Unattended {

@@ -13,6 +13,7 @@ pub fn bad() -> Vec<Case> {
     let mut cases = bad_values();
     cases.extend(bad_feeds());
     cases.extend(bad_names());
+    cases.extend(bad_preferences());
     cases.extend(bad_delegations());
     cases.extend(bad_shapes());
     cases
@@ -52,6 +53,24 @@ fn bad_names() -> Vec<Case> {
         ("queries", last("[dns]\nqueries = @\"true\""), "dns.queries", ["not one of steer, leave", "choose one"]),
         ("excluded name", last("[dns]\nexclude = [@\"a b.example\"]"), "dns.exclude[0]", ["is no host name", "*.corp.example.com"]),
         ("excluded name twice", last("[dns]\nexclude = [\"a.example\", @\"A.example\"]"), "dns.exclude[1]", ["is there twice", "write it once"]),
+    ]
+}
+
+fn preference(lines: &str) -> String {
+    last(&format!("[[preference]]\n{lines}"))
+}
+
+#[rustfmt::skip] // one case, one line
+fn bad_preferences() -> Vec<Case> {
+    vec![
+        ("preference without classes", preference("name = @\"a\"\nbreakouts = [\"fiber\"]"), "preference[0].name", ["is about no class", "service_areas"]),
+        ("preference for nothing", preference("name = @\"a\"\nsets = [1]"), "preference[0].name", ["prefers nothing", "when_degraded"]),
+        ("preference for no breakout", preference("name = \"a\"\nsets = [1]\nbreakouts = @[]"), "preference[0].breakouts", ["names no breakout", "[select]"]),
+        ("preference for an unknown breakout", preference("name = \"a\"\nsets = [1]\nbreakouts = [@\"cable\"]"), "preference[0].breakouts[0]", ["no breakout is called \"cable\"", "the name of one"]),
+        ("preferred breakout twice", preference("name = \"a\"\nsets = [1]\nbreakouts = [\"fiber\", @\"fiber\"]"), "preference[0].breakouts[1]", ["is there twice", "write it once"]),
+        ("preference twice", preference("name = \"a\"\nsets = [1]\nwhen_degraded = \"keep\"\n[[preference]]\nname = @\"a\"\nsets = [2]\nwhen_degraded = \"keep\""), "preference[1].name", ["names two preferences", "its own name"]),
+        ("preference of an unknown area", preference("name = \"a\"\nservice_areas = [@\"mail\"]\nwhen_degraded = \"keep\""), "preference[0].service_areas[0]", ["mail", "correct the spelling"]),
+        ("preference with a bad threshold", preference("name = \"a\"\nsets = [1]\nlatency = @\"0s\""), "preference[0].latency", ["out of range", "1ms to 1h"]),
     ]
 }
 
@@ -169,7 +188,6 @@ fn bad_values() -> Vec<Case> {
         ("when degraded", last("[health]\nwhen_degraded = @\"drop\""), "health.when_degraded", ["not one of next, keep, backbone", "choose one"]),
         ("when down", last("when_down = @\"drop\""), "breakout[0].when_down", ["not one of next, backbone, hold", "choose one"]),
         ("reset in redirect mode", format!("mode = \"redirect\"\n{}", last("[health]\non_path_loss = @\"reset\"")), "health.on_path_loss", ["needs mode = \"mark\"", "another word"]),
-        ("backbone in redirect mode", format!("mode = \"redirect\"\n{}", last("when_down = @\"backbone\"")), "breakout[0].when_down", ["needs mode = \"mark\"", "another word"]),
         ("trust", last("[health]\ntrust = @\"ca.pem\""), "health.trust", ["absolute path", "/etc/steer/trust.pem"]),
         ("metrics without a port", last("[metrics]\nlisten = @\"127.0.0.1\""), "metrics.listen", ["invalid socket address", "127.0.0.1:9365"]),
         ("metrics on port 0", last("[metrics]\nlisten = @\"[::1]:0\""), "metrics.listen", ["port 0", "127.0.0.1:9365"]),

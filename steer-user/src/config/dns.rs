@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use steer_common::names::Pattern;
 
-use crate::endpoints::{Category, ServiceArea, SetId};
-
-use super::{Breakout, Mode, checker::Checker, defaults, schema::RawDns, values::Text};
+use super::{
+    Breakout, ClassSelection, Mode, checker::Checker, defaults, schema::RawDns, values::Text,
+};
 
 /// The most resolvers of a breakout: 15 breakouts share the kernel's 63 places.
 const MAX_RESOLVERS: usize = 4;
@@ -64,20 +64,7 @@ pub struct NameSelection {
     /// Names that are left alone.
     pub exclude: Vec<Pattern>,
     /// Classes whose names are left alone, unless another class has a more specific one.
-    pub leave: LeftClasses,
-}
-
-/// Classes whose queries are left alone; one of the four is enough.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeftClasses {
-    /// Those of these categories.
-    pub categories: BTreeSet<Category>,
-    /// Those of these areas.
-    pub service_areas: BTreeSet<ServiceArea>,
-    /// These sets.
-    pub sets: BTreeSet<SetId>,
-    /// The services of these lists.
-    pub lists: BTreeSet<String>,
+    pub leave: ClassSelection,
 }
 
 impl Default for NameSelection {
@@ -86,7 +73,7 @@ impl Default for NameSelection {
             steer: false,
             learn: defaults::LEARN,
             exclude: Vec::new(),
-            leave: LeftClasses::default(),
+            leave: ClassSelection::default(),
         }
     }
 }
@@ -203,12 +190,7 @@ impl Checker<'_> {
             steer: wanted && breakouts.iter().any(|it| !it.resolvers.is_empty()),
             learn: raw.learn.unwrap_or(defaults::LEARN),
             exclude: known.into_iter().collect(),
-            leave: LeftClasses {
-                categories: self.words(raw.leave.categories),
-                service_areas: self.words(raw.leave.service_areas),
-                sets: self.set_ids(raw.leave.sets),
-                lists: raw.leave.lists.into_iter().map(Text::into_inner).collect(),
-            },
+            leave: self.classes(raw.leave),
         }
     }
 }

@@ -149,7 +149,7 @@ impl Default for HealthConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHealth {
     probes: Option<Text>,
-    targets: Option<Spanned<Vec<Spanned<RawTarget>>>>,
+    targets: Option<RawTargets>,
     interval: Option<Text>,
     quorum: Option<Number>,
     down_after: Option<Number>,
@@ -165,18 +165,36 @@ pub(super) struct RawHealth {
     trust: Option<Text>,
 }
 
+pub(super) type RawTargets = Spanned<Vec<Spanned<RawTarget>>>;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawTarget {
+pub(super) struct RawTarget {
     tls: Option<Text>,
     stun: Option<Text>,
     name: Option<Text>,
 }
 
+/// Above which a breakout is degraded.
+pub(super) struct RawThresholds {
+    pub loss_percent: Option<Number>,
+    pub latency: Option<Text>,
+    pub jitter: Option<Text>,
+}
+
+impl RawThresholds {
+    /// Whether one of them is written.
+    pub fn is_any(&self) -> bool {
+        self.loss_percent.is_some() || self.latency.is_some() || self.jitter.is_some()
+    }
+}
+
+/// The longest time that a key of this section may have.
+const LONGEST: Duration = Duration::from_hours(1);
+
 impl Checker<'_> {
     pub(super) fn health(&mut self, raw: RawHealth, mode: Mode) -> HealthConfig {
         let default = HealthConfig::default();
-        let longest = Duration::from_hours(1);
         let targets = raw.targets.map_or(Vec::new(), |list| self.targets(list));
         let quorum = raw.quorum.map(|number| {
             let most = u8::try_from(targets.len()).unwrap_or(u8::MAX);
@@ -185,7 +203,7 @@ impl Checker<'_> {
         });
         let within = |it: &mut Self, text: Option<Text>, least, default| {
             text.map_or(default, |text| {
-                it.duration_within(&text, least, longest, default)
+                it.duration_within(&text, least, LONGEST, default)
             })
         };
         let hold = within(self, raw.hold, Duration::ZERO, default.hold);
@@ -202,8 +220,11 @@ impl Checker<'_> {
             self.wrong(span, "is shorter than hold", "write at least as much");
             max_hold = hold;
         }
-        let when_degraded = self.only_in_mark_mode(raw.when_degraded, mode, "backbone");
-        let on_path_loss = self.only_in_mark_mode(raw.on_path_loss, mode, "reset");
+        let thresholds = RawThresholds {
+            loss_percent: raw.loss_percent,
+            latency: raw.latency,
+            jitter: raw.jitter,
+        };
         HealthConfig {
             probes: self.one_of(raw.probes, &[("on", true), ("off", false)], default.probes),
             targets,
@@ -219,25 +240,8 @@ impl Checker<'_> {
                 .map_or(default.up_after, |it| self.number(&it, 1..=100, 5)),
             hold,
             max_hold,
-            loss: raw.loss_percent.map_or(default.loss, |it| {
-                f64::from(self.number(&it, 1..=100, 5)) / 100.0
-            }),
-            latency: within(self, raw.latency, Duration::from_millis(1), default.latency),
-            jitter: within(self, raw.jitter, Duration::from_millis(1), default.jitter),
-            when_degraded: self.one_of(
-                when_degraded,
-                &[
-                    ("next", WhenDegraded::Next),
-                    ("keep", WhenDegraded::Keep),
-                    ("backbone", WhenDegraded::Backbone),
-                ],
-                default.when_degraded,
-            ),
-            on_path_loss: self.one_of(
-                on_path_loss,
-                &[("keep", OnPathLoss::Keep), ("reset", OnPathLoss::Reset)],
-                default.on_path_loss,
-            ),
+            when_degraded: self.when_degraded(raw.when_degraded, default.when_degraded),
+            on_path_loss: self.on_path_loss(raw.on_path_loss, mode),
             identity: self.one_of(
                 raw.identity,
                 &[("verify", Identity::Verify), ("any", Identity::Any)],
@@ -246,21 +250,64 @@ impl Checker<'_> {
             trust: raw
                 .trust
                 .map(|text| self.folder(Some(text), "/etc/steer/trust.pem")),
+            ..self.thresholds(thresholds, &default)
         }
     }
 
+    /// `like`, with these thresholds.
+    pub(super) fn thresholds(&mut self, raw: RawThresholds, like: &HealthConfig) -> HealthConfig {
+        let within = |it: &mut Self, text: Option<Text>, default| {
+            text.map_or(default, |text| {
+                it.duration_within(&text, Duration::from_millis(1), LONGEST, default)
+            })
+        };
+        HealthConfig {
+            loss: raw.loss_percent.map_or(like.loss, |it| {
+                f64::from(self.number(&it, 1..=100, 5)) / 100.0
+            }),
+            latency: within(self, raw.latency, like.latency),
+            jitter: within(self, raw.jitter, like.jitter),
+            ..like.clone()
+        }
+    }
+
+    /// `when_degraded`.
+    pub(super) fn when_degraded(
+        &mut self,
+        text: Option<Text>,
+        default: WhenDegraded,
+    ) -> WhenDegraded {
+        let words = [
+            ("next", WhenDegraded::Next),
+            ("keep", WhenDegraded::Keep),
+            ("backbone", WhenDegraded::Backbone),
+        ];
+        self.one_of(text, &words, default)
+    }
+
+    /// `on_path_loss`. Redirect mode's flows are where its table says, and nobody could delete them.
+    fn on_path_loss(&mut self, text: Option<Text>, mode: Mode) -> OnPathLoss {
+        let span = text.as_ref().map(Text::span);
+        let words = [("keep", OnPathLoss::Keep), ("reset", OnPathLoss::Reset)];
+        let chosen = self.one_of(text, &words, OnPathLoss::default());
+        if let (Some(span), Mode::Redirect, OnPathLoss::Reset) = (span, mode, chosen) {
+            self.wrong(
+                span,
+                "\"reset\" needs mode = \"mark\"",
+                "choose another word, or leave the key out",
+            );
+        }
+        chosen
+    }
+
     /// `[[breakout]] when_down`.
-    pub(super) fn when_down(&mut self, text: Option<Text>, mode: Mode) -> WhenDown {
-        let text = self.only_in_mark_mode(text, mode, "backbone");
-        self.one_of(
-            text,
-            &[
-                ("next", WhenDown::Next),
-                ("backbone", WhenDown::Backbone),
-                ("hold", WhenDown::Hold),
-            ],
-            WhenDown::default(),
-        )
+    pub(super) fn when_down(&mut self, text: Option<Text>) -> WhenDown {
+        let words = [
+            ("next", WhenDown::Next),
+            ("backbone", WhenDown::Backbone),
+            ("hold", WhenDown::Hold),
+        ];
+        self.one_of(text, &words, WhenDown::default())
     }
 
     /// `interval`, `[[breakout]] probe_interval`.
@@ -274,23 +321,7 @@ impl Checker<'_> {
         )
     }
 
-    /// Refuses a word that redirect mode cannot keep: its flows are where the path table says, and
-    /// nobody remembers them besides.
-    fn only_in_mark_mode(&mut self, text: Option<Text>, mode: Mode, word: &str) -> Option<Text> {
-        if let Some(text) = &text
-            && mode == Mode::Redirect
-            && text.get_ref().eq_ignore_ascii_case(word)
-        {
-            self.wrong(
-                text.span(),
-                format!("{word:?} needs mode = \"mark\""),
-                "choose another word, or leave the key out",
-            );
-        }
-        text
-    }
-
-    fn targets(&mut self, list: Spanned<Vec<Spanned<RawTarget>>>) -> Vec<Target> {
+    pub(super) fn targets(&mut self, list: RawTargets) -> Vec<Target> {
         if list.get_ref().len() > MAX_TARGETS {
             self.wrong(
                 list.span(),

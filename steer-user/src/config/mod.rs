@@ -6,6 +6,7 @@
 #[cfg(any(test, feature = "test-cases"))]
 pub mod cases;
 mod checker;
+mod classes;
 mod defaults;
 mod dns;
 mod error;
@@ -13,6 +14,7 @@ mod feed;
 mod health;
 mod list;
 mod locate;
+mod preference;
 mod schema;
 mod validate;
 mod values;
@@ -29,11 +31,13 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{
-    dns::{DnsConfig, LeftClasses, NameSelection, ResolverChoice, Shared, TcpQueries},
+    classes::ClassSelection,
+    dns::{DnsConfig, NameSelection, ResolverChoice, Shared, TcpQueries},
     error::{ConfigError, ConfigProblem},
     feed::FeedConfig,
     health::{HealthConfig, Identity, OnPathLoss, ProbeKind, Target, WhenDegraded, WhenDown},
     list::{BuiltIn, List, ListSource},
+    preference::Preference,
     written::{Difference, Written},
 };
 use crate::endpoints::{Category, Instance, NamePattern, Ports, ServiceArea, SetId};
@@ -64,6 +68,8 @@ pub struct Config {
     pub backbone: Option<InterfaceName>,
     /// The ways out, at least one and at most 15; in the order of the file.
     pub breakouts: Vec<Breakout>,
+    /// Which breakouts the new flows of some classes take; a class has the first that names it.
+    pub preferences: Vec<Preference>,
     /// Mark mode.
     pub mark: MarkConfig,
     /// Redirect mode.

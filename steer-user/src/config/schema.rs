@@ -4,9 +4,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
+    classes::RawClasses,
     feed::RawFeed,
     health::RawHealth,
     list::RawList,
+    preference::RawPreference,
     values::{Number, NumberOrText, Text},
 };
 
@@ -26,6 +28,8 @@ pub(super) struct RawConfig {
     pub backbone: Option<RawBackbone>,
     #[serde(default)]
     pub breakout: Vec<RawBreakout>,
+    #[serde(default)]
+    pub preference: Vec<RawPreference>,
     #[serde(default)]
     pub mark: RawMark,
     #[serde(default)]
@@ -130,20 +134,7 @@ pub(super) struct RawDns {
     pub public: Vec<Text>,
     pub shared: Option<Text>,
     #[serde(default)]
-    pub leave: RawLeave,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawLeave {
-    #[serde(default)]
-    pub categories: Vec<Text>,
-    #[serde(default)]
-    pub service_areas: Vec<Text>,
-    #[serde(default)]
-    pub sets: Vec<Number>,
-    #[serde(default)]
-    pub lists: Vec<Text>,
+    pub leave: RawClasses,
 }
 
 #[derive(Default, Deserialize)]

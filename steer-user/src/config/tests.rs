@@ -62,6 +62,18 @@ weight = 3
 when_down = "hold"
 probe_interval = "10s"
 resolvers = ["192.0.2.53", "link", "2001:db8::53"]
+[[preference]]
+name = "media"
+categories = ["optimize"]
+service_areas = ["skype"]
+sets = [11]
+lists = ["saas"]
+breakouts = ["fiber"]
+when_degraded = "backbone"
+targets = [{ stun = "192.0.2.9" }]
+loss_percent = 2
+latency = "50ms"
+jitter = "9ms"
 [mark]
 mask = 0x3f000000
 watch_period = "1s"
@@ -228,6 +240,34 @@ fn the_smallest_file_has_the_documented_defaults() {
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn every_key_arrives() {
     let config = Config::parse("steer.toml", FULL).unwrap();
+    let health = HealthConfig {
+        probes: false,
+        targets: vec![
+            Target {
+                kind: ProbeKind::Tls,
+                address: "[2001:db8::1]:443".parse().unwrap(),
+                names: vec!["a.example".into()],
+            },
+            Target {
+                kind: ProbeKind::Stun,
+                address: "192.0.2.9:3479".parse().unwrap(),
+                names: vec![],
+            },
+        ],
+        interval: Duration::from_millis(500),
+        quorum: Some(2),
+        down_after: 4,
+        up_after: 6,
+        hold: Duration::from_secs(2),
+        max_hold: Duration::from_secs(4),
+        loss: 0.1,
+        latency: Duration::from_millis(7),
+        jitter: Duration::from_millis(8),
+        when_degraded: WhenDegraded::Keep,
+        on_path_loss: OnPathLoss::Keep,
+        identity: Identity::Any,
+        trust: Some("/t.pem".into()),
+    };
     let expected = Config {
         reload_on_change: false,
         mode: Mode::Redirect,
@@ -290,7 +330,7 @@ fn every_key_arrives() {
                 steer: true,
                 learn: false,
                 exclude: vec!["*.corp.example.com".parse().unwrap()],
-                leave: LeftClasses {
+                leave: ClassSelection {
                     categories: [Category::Default].into(),
                     service_areas: [ServiceArea::Skype].into(),
                     sets: [SetId(31)].into(),
@@ -334,6 +374,29 @@ fn every_key_arrives() {
                 ResolverChoice::Address("2001:db8::53".parse().unwrap()),
             ],
         }],
+        preferences: vec![Preference {
+            name: "media".into(),
+            classes: ClassSelection {
+                categories: [Category::Optimize].into(),
+                service_areas: [ServiceArea::Skype].into(),
+                sets: [SetId(11)].into(),
+                lists: ["saas".to_owned()].into(),
+            },
+            breakouts: Some(vec![1]),
+            when_degraded: WhenDegraded::Backbone,
+            health: Some(HealthConfig {
+                targets: vec![Target {
+                    kind: ProbeKind::Stun,
+                    address: "192.0.2.9:3478".parse().unwrap(),
+                    names: vec![],
+                }],
+                quorum: None,
+                loss: 0.02,
+                latency: Duration::from_millis(50),
+                jitter: Duration::from_millis(9),
+                ..health.clone()
+            }),
+        }],
         mark: MarkConfig {
             bits: MarkBits::DEFAULT,
             order: Order::Last,
@@ -345,34 +408,7 @@ fn every_key_arrives() {
         redirect: RedirectConfig {
             xdp: XdpChoice::Generic,
         },
-        health: HealthConfig {
-            probes: false,
-            targets: vec![
-                Target {
-                    kind: ProbeKind::Tls,
-                    address: "[2001:db8::1]:443".parse().unwrap(),
-                    names: vec!["a.example".into()],
-                },
-                Target {
-                    kind: ProbeKind::Stun,
-                    address: "192.0.2.9:3479".parse().unwrap(),
-                    names: vec![],
-                },
-            ],
-            interval: Duration::from_millis(500),
-            quorum: Some(2),
-            down_after: 4,
-            up_after: 6,
-            hold: Duration::from_secs(2),
-            max_hold: Duration::from_secs(4),
-            loss: 0.1,
-            latency: Duration::from_millis(7),
-            jitter: Duration::from_millis(8),
-            when_degraded: WhenDegraded::Keep,
-            on_path_loss: OnPathLoss::Keep,
-            identity: Identity::Any,
-            trust: Some("/t.pem".into()),
-        },
+        health,
         dns: DnsConfig {
             tcp: TcpQueries::Pass,
             public: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
@@ -437,6 +473,10 @@ fn the_sample_parses_and_its_comments_show_the_defaults() {
         "# resolvers =",
         "# quorum =",
         "# trust =",
+        "# lists = [\"updates\"]",
+        "# breakouts =",
+        "# when_degraded = \"backbone\"",
+        "# latency = \"100ms\"",
     ];
     let written_out: String = SAMPLE
         .lines()
@@ -511,4 +551,38 @@ fn queries_over_tcp_are_read_where_queries_are_steered_at_all() {
     assert!(config("\"link\"", "tcp = \"forward\"").forwards_queries());
     assert!(!config("\"link\"", "").forwards_queries());
     assert!(!config("", "tcp = \"forward\"").forwards_queries());
+}
+
+#[test]
+fn a_preference_inherits_what_it_does_not_say() {
+    let text = last(
+        "[health]\nwhen_degraded = \"keep\"\nlatency = \"40ms\"\n\
+         [[preference]]\nname = \"a\"\nsets = [1]\nbreakouts = [\"fiber\"]\n\
+         [[preference]]\nname = \"b\"\nsets = [2]\njitter = \"5ms\"",
+    );
+    let config = Config::parse("steer.toml", &text).unwrap();
+    let [a, b] = &config.preferences[..] else {
+        panic!("{:?}", config.preferences)
+    };
+    assert_eq!((&a.breakouts, &b.breakouts), (&Some(vec![1]), &None));
+    assert_eq!(a.when_degraded, WhenDegraded::Keep);
+    assert_eq!(a.health, None);
+    let expected = HealthConfig {
+        jitter: Duration::from_millis(5),
+        ..config.health.clone()
+    };
+    assert_eq!(b.health, Some(expected));
+}
+
+#[test]
+fn an_eighth_preference_is_refused() {
+    let many = |count: usize| {
+        let sections = (0..count).map(|n| {
+            format!("[[preference]]\nname = \"p{n}\"\nsets = [1]\nwhen_degraded = \"keep\"")
+        });
+        last(&sections.collect::<Vec<_>>().join("\n"))
+    };
+    let seven = Config::parse("steer.toml", &many(7)).unwrap();
+    assert_eq!(seven.preferences.len(), 7);
+    assert!(refused(&many(8)).to_string().contains("more than 7"));
 }

@@ -71,7 +71,7 @@ impl Checker<'_> {
             .collect();
         let breakouts: Vec<Breakout> = (1_u8..)
             .zip(raw.breakout)
-            .map(|(id, breakout)| self.breakout(id, breakout, mode))
+            .map(|(id, breakout)| self.breakout(id, breakout))
             .collect();
 
         let mut raw_dns = raw.dns;
@@ -82,6 +82,9 @@ impl Checker<'_> {
         self.feed_goes_via(&mut feed, via, &breakouts);
         self.roles_are_distinct(&lans, &breakouts, &named, backbone.as_ref());
 
+        let health = self.health(raw.health, mode);
+        let preferences = self.preferences(raw.preference, &breakouts, &health);
+
         Config {
             reload_on_change: raw.reload_on_change.unwrap_or(defaults::RELOAD_ON_CHANGE),
             mode,
@@ -91,11 +94,12 @@ impl Checker<'_> {
             lans,
             backbone: backbone.map(|(_, interface)| interface),
             breakouts,
+            preferences,
             mark: self.mark(raw.mark),
             redirect: RedirectConfig {
                 xdp: self.one_of(raw.redirect.xdp, &xdp, defaults::XDP),
             },
-            health: self.health(raw.health, mode),
+            health,
             dns,
             metrics: self.metrics(raw.metrics),
             system: self.system(raw.system),
@@ -305,7 +309,7 @@ impl Checker<'_> {
         vlans
     }
 
-    fn breakout(&mut self, position: u8, raw: RawBreakout, mode: Mode) -> Breakout {
+    fn breakout(&mut self, position: u8, raw: RawBreakout) -> Breakout {
         Breakout {
             id: self.path_id(raw.id, position),
             name: self.name(raw.name),
@@ -316,7 +320,7 @@ impl Checker<'_> {
             delegated: self.delegated(raw.delegated, raw.delegated_from),
             priority: self.within_100(raw.priority, defaults::PRIORITY),
             weight: self.within_100(raw.weight, defaults::WEIGHT),
-            when_down: self.when_down(raw.when_down, mode),
+            when_down: self.when_down(raw.when_down),
             probe_interval: raw.probe_interval.map(|text| self.probe_interval(&text)),
             resolvers: self.resolvers(raw.resolvers),
         }

@@ -14,24 +14,28 @@ use tracing::{info, warn};
 use super::{
     Controller,
     look::View,
-    step::{Event, PathSetup, State},
+    step::{self, Event, PathSetup, State},
 };
 use crate::{
     api::ProbeStatus,
-    config::{Breakout, Config, HealthConfig, ProbeKind, Target},
+    config::{Breakout, Config, HealthConfig, Preference, ProbeKind, Target},
     endpoints::Feed,
-    paths::{Families, Probe, Verdict},
+    paths::{Families, PreferenceId, Probe, Verdict},
+    policy::Plan,
     probe::{self, Trust, TrustError, Via},
     system::{Family, PathId, conntrack},
 };
 
-/// More outcomes than can wait at a time: 16 targets of 15 breakouts, twice.
-const WAITING: usize = 512;
+/// More outcomes than can wait at a time: 16 targets of 15 breakouts and 8 preferences, twice.
+const WAITING: usize = 4096;
+
+/// Over which path, and for whom.
+type WatchId = (PathId, PreferenceId);
 
 /// Sends probes; their outcomes are events.
 pub(super) struct Prober {
     trust: Arc<Trust>,
-    ways: BTreeMap<PathId, Way>,
+    ways: BTreeMap<WatchId, Way>,
     sender: mpsc::Sender<Event>,
     outcomes: mpsc::Receiver<Event>,
     /// Flows that were reset, by path.
@@ -49,8 +53,15 @@ struct Way {
 }
 
 impl Way {
-    fn new(config: &Config, view: &View, feed: &Feed, id: PathId, breakout: &Breakout) -> Self {
-        let mut rules = config.health.clone();
+    fn new(
+        config: &Config,
+        rules: &HealthConfig,
+        view: &View,
+        feed: &Feed,
+        breakout: &Breakout,
+        id: PathId,
+    ) -> Self {
+        let mut rules = rules.clone();
         rules.interval = breakout.probe_interval.unwrap_or(rules.interval);
         let targets = if !rules.probes {
             Vec::new()
@@ -124,7 +135,7 @@ impl Prober {
             let Some(id) = PathId::new(breakout.id) else {
                 continue;
             };
-            let way = Way::new(config, view, feed, id, breakout);
+            let way = Way::new(config, &config.health, view, feed, breakout, id);
             if config.health.probes && way.targets.is_empty() {
                 self.problems.push(format!(
                     "breakout {} is not probed: the endpoint list names no single front door. Name \
@@ -132,34 +143,48 @@ impl Prober {
                     breakout.name
                 ));
             }
-            let old = self.ways.get(&id);
-            let known = old
-                .filter(|old| old.same(&way))
-                .and_then(|_| state.families(id));
-            let other_device = old.is_some_and(|old| old.via.device != way.via.device);
-            let families = known.cloned().unwrap_or_else(|| {
-                let taken = taken(id).map(|taken| taken && !other_device);
-                let targets = way.targets.iter().map(|it| Family::of(it.address.ip()));
-                let targets: Vec<Family> = targets.collect();
-                Families::new(&way.rules, &targets, taken, seed())
-            });
+            let mut watch = |preference, way: Way| {
+                let families = self.families(state, (id, preference), &way, taken(id));
+                ways.insert((id, preference), way);
+                families
+            };
+            let families = watch(PreferenceId::DEFAULT, way);
+            let mut preferences = BTreeMap::new();
+            for (preference, rules) in probed_for(config, breakout) {
+                let way = Way::new(config, rules, view, feed, breakout, id);
+                preferences.insert(preference, watch(preference, way));
+            }
             setups.push(PathSetup {
                 id,
                 families,
+                preferences,
                 when_down: breakout.when_down,
-                when_degraded: config.health.when_degraded,
                 on_path_loss: config.health.on_path_loss,
             });
-            ways.insert(id, way);
         }
         self.ways = ways;
         state.set_up(setups);
         Ok(())
     }
 
+    /// The watch of a path: what is known, where it is probed as before.
+    fn families(&self, state: &State, id: WatchId, way: &Way, taken: [bool; 2]) -> Families {
+        let old = self.ways.get(&id);
+        let known = old
+            .filter(|old| old.same(way))
+            .and_then(|_| state.families(id.0, id.1));
+        let other_device = old.is_some_and(|old| old.via.device != way.via.device);
+        known.cloned().unwrap_or_else(|| {
+            let taken = taken.map(|taken| taken && !other_device);
+            let targets = way.targets.iter().map(|it| Family::of(it.address.ip()));
+            let targets: Vec<Family> = targets.collect();
+            Families::new(&way.rules, &targets, taken, seed())
+        })
+    }
+
     /// Sends a probe; its outcome comes as an event.
-    pub(super) fn send(&self, id: PathId, probe: Probe) {
-        let Some(way) = self.ways.get(&id) else {
+    pub(super) fn send(&self, id: PathId, preference: PreferenceId, probe: Probe) {
+        let Some(way) = self.ways.get(&(id, preference)) else {
             return;
         };
         let Some(target) = way.targets.get(probe.target).cloned() else {
@@ -173,6 +198,7 @@ impl Prober {
             let _ = sender
                 .send(Event::Probed {
                     id,
+                    preference,
                     number: probe.number,
                     outcome,
                 })
@@ -202,8 +228,14 @@ impl Prober {
     }
 
     /// The targets of a path, with what is known of them.
-    pub(super) fn report(&self, id: PathId, state: &State) -> Vec<ProbeStatus> {
-        let (Some(way), Some(families)) = (self.ways.get(&id), state.families(id)) else {
+    pub(super) fn report(
+        &self,
+        id: PathId,
+        preference: PreferenceId,
+        state: &State,
+    ) -> Vec<ProbeStatus> {
+        let way = self.ways.get(&(id, preference));
+        let (Some(way), Some(families)) = (way, state.families(id, preference)) else {
             return Vec::new();
         };
         let pairs = way.targets.iter().zip(families.targets());
@@ -275,6 +307,28 @@ impl Controller {
         }
     }
 
+    /// Tells the operator what a path is found to be by the probes of a preference.
+    pub(super) fn tell_of_preference(
+        &self,
+        id: PathId,
+        preference: PreferenceId,
+        verdict: &Verdict,
+    ) {
+        let name = self.name_of(id);
+        let whose = numbered(&self.config).find(|(number, _)| *number == preference);
+        let whose = whose.map_or("?", |(_, it)| &it.name);
+        match verdict {
+            Verdict::Up => info!("breakout {name}, preference {whose}: up"),
+            Verdict::Degraded(why) => {
+                warn!("breakout {name}, preference {whose}: degraded: {why}");
+            }
+            Verdict::Down(why) => warn!(
+                "breakout {name}, preference {whose}: down: {why}. New flows of its classes take \
+                 another way"
+            ),
+        }
+    }
+
     /// Tells the operator what a family alone lacks on a path.
     pub(super) fn tell_of_family(&self, id: PathId, family: Family, lack: Option<&str>) {
         let (name, family) = (self.name_of(id), family.name());
@@ -288,6 +342,51 @@ impl Controller {
     fn name_of(&self, id: PathId) -> &str {
         self.config.breakout(id.get()).map_or("?", |it| &it.name)
     }
+}
+
+/// The preferences that a breakout is probed for besides.
+fn probed_for<'a>(
+    config: &'a Config,
+    breakout: &Breakout,
+) -> impl Iterator<Item = (PreferenceId, &'a HealthConfig)> {
+    let id = breakout.id;
+    numbered(config).filter_map(move |(number, preference)| {
+        let may_take = preference.breakouts.as_ref();
+        let may_take = may_take.is_none_or(|breakouts| breakouts.contains(&id));
+        let health = preference.health.as_ref().filter(|_| may_take)?;
+        Some((number, health))
+    })
+}
+
+/// The configured preferences with their numbers.
+pub(super) fn numbered(config: &Config) -> impl Iterator<Item = (PreferenceId, &Preference)> {
+    let preferences = (1..).zip(&config.preferences);
+    preferences.filter_map(|(number, it)| Some((PreferenceId::at(number)?, it)))
+}
+
+/// What new flows prefer, by number.
+pub(super) fn preferences(config: &Config) -> Vec<step::Preference> {
+    let paths = |ids: &Vec<u8>| ids.iter().filter_map(|id| PathId::new(*id)).collect();
+    let default = step::Preference {
+        paths: None,
+        when_degraded: config.health.when_degraded,
+    };
+    let own = config.preferences.iter().map(|it| step::Preference {
+        paths: it.breakouts.as_ref().map(paths),
+        when_degraded: it.when_degraded,
+    });
+    [default].into_iter().chain(own).collect()
+}
+
+/// The classes of a plan with the first preference that has them.
+pub(super) fn preferring(
+    config: &Config,
+    plan: &Plan,
+) -> impl Iterator<Item = (u16, PreferenceId)> {
+    plan.classes().iter().filter_map(|class| {
+        let place = class.preference(&config.preferences)?;
+        Some((class.index, PreferenceId::at(place + 1)?))
+    })
 }
 
 /// Waits until then, or for ever.

@@ -464,6 +464,9 @@ impl Controller {
         let feed = self.plan.feed();
         self.prober
             .set_up(&mut self.state, &self.config, view, feed, taken)?;
+        self.state.prefer(&health::preferences(&self.config));
+        let classes = health::preferring(&self.config, &self.plan);
+        self.state.classify(classes);
         Ok(())
     }
 
@@ -514,9 +517,14 @@ impl Controller {
                     cut::point();
                 }
                 Effect::SteeringStarts => info!("the watch period is over: new flows are steered"),
-                Effect::Probe(id, probe) => self.prober.send(id, probe),
+                Effect::Probe(id, preference, probe) => self.prober.send(id, preference, probe),
                 Effect::ResetFlows(id, family) => self.reset_flows(id, family),
                 Effect::PathChanged { id, verdict } => self.tell(id, &verdict),
+                Effect::PreferenceChanged {
+                    id,
+                    preference,
+                    verdict,
+                } => self.tell_of_preference(id, preference, &verdict),
                 Effect::FamilyChanged { id, family, lack } => {
                     self.tell_of_family(id, family, lack.as_deref());
                 }
@@ -608,6 +616,11 @@ impl Controller {
 
     fn publish(&mut self, plan: Plan) -> Result<(), ControllerError> {
         self.registry.save()?;
+        // Packets of a class that is new go by its preference from the first one on.
+        let before = health::preferring(&self.config, &self.plan);
+        let classes = before.chain(health::preferring(&self.config, &plan));
+        self.state.classify(classes);
+        self.decide(Event::Tick)?;
         self.generation = self.transition.publish(self.datapath.maps_mut(), &plan)?;
         self.plan = plan;
         Ok(())

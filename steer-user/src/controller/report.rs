@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Controller, ControllerError, FeedTask, ListTask, Phase, View, deadman, registry::RegistryFile,
+    Controller, ControllerError, FeedTask, ListTask, Phase, View, deadman,
+    health::{numbered, preferring},
+    registry::RegistryFile,
 };
 use crate::{
     api::{
         BreakoutStatus, ClassCounter, FamilyStatus, FeedStatus, LanStatus, NftStatus, PathHealth,
-        PlanStatus, Status, SteeringState,
+        PlanStatus, PreferenceHealth, PreferenceStatus, Status, SteeringState,
     },
     config::{Breakout, Config, Mode, SystemConfig},
     datapath::{Maps, PinDir},
-    paths::{Families, Verdict},
+    paths::{Families, PreferenceId, Verdict},
     policy::{ClassRegistry, Plan},
-    system::{self, Family, InterfaceName, Object, Sysctl, nft},
+    system::{self, Family, InterfaceName, Object, PathId, Sysctl, nft},
 };
 
 const METRICS_OFF: &str =
@@ -133,6 +135,7 @@ impl Controller {
                 })
                 .collect(),
             breakouts: self.breakouts(),
+            preferences: self.preferences(),
             counters,
             reasons,
             nftables,
@@ -149,7 +152,7 @@ impl Controller {
         let pairs = self.config.breakouts.iter().zip(&self.view.breakouts);
         pairs
             .map(|(configured, seen)| {
-                let families = self.state.families(seen.id);
+                let families = self.state.families(seen.id, PreferenceId::DEFAULT);
                 let (state, reason) = health(families.map(Families::verdict));
                 let notes = [
                     families.and_then(|it| it.waits_for(self.started.elapsed())),
@@ -171,7 +174,10 @@ impl Controller {
                                 family: family.name().into(),
                                 state,
                                 reason,
-                                takes_new_flows: self.state.takes_new_flows(seen.id, family),
+                                takes_new_flows: self
+                                    .state
+                                    .taken(PreferenceId::DEFAULT, family)
+                                    .contains(&seen.id),
                             }
                         })
                         .into(),
@@ -179,11 +185,50 @@ impl Controller {
                     notes: notes.into_iter().flatten().collect(),
                     gateway: seen.gateway.clone(),
                     gateway6: seen.gateway6.clone(),
-                    probes: self.prober.report(seen.id, &self.state),
+                    probes: self
+                        .prober
+                        .report(seen.id, PreferenceId::DEFAULT, &self.state),
+                    preferences: self.found_for(seen.id),
                     flows_reset: self.prober.resets(seen.id),
                 }
             })
             .collect()
+    }
+}
+
+impl Controller {
+    /// What the preferences with probes of their own find out about a breakout.
+    fn found_for(&self, id: PathId) -> Vec<PreferenceHealth> {
+        let found = numbered(&self.config).filter_map(|(number, it)| {
+            let families = self.state.families(id, number)?;
+            let (state, reason) = health(Some(families.verdict()));
+            Some(PreferenceHealth {
+                preference: it.name.clone(),
+                state,
+                reason,
+                probes: self.prober.report(id, number, &self.state),
+            })
+        });
+        found.collect()
+    }
+
+    /// Where the new flows of each preference go.
+    fn preferences(&self) -> Vec<PreferenceStatus> {
+        let name = |id: PathId| name_of(&self.config.breakouts, id.get());
+        let taken = |number, family| {
+            let paths = self.state.taken(number, family).into_iter();
+            paths.filter_map(name).collect()
+        };
+        let classes: Vec<PreferenceId> = preferring(&self.config, &self.plan)
+            .map(|(_, number)| number)
+            .collect();
+        let status = numbered(&self.config).map(|(number, it)| PreferenceStatus {
+            name: it.name.clone(),
+            classes: classes.iter().filter(|of| **of == number).count(),
+            ipv4: taken(number, Family::V4),
+            ipv6: taken(number, Family::V6),
+        });
+        status.collect()
     }
 }
 

@@ -6,13 +6,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use steer_common::{
-    abi::{FamilyTable, PathTable, STEERING},
+    abi::{CLASSES, Choice, FamilyTable, PREFERENCES, PathTable, STEERING},
     mark,
 };
 
 use crate::{
     config::{Family, HealthConfig, OnPathLoss, WhenDegraded, WhenDown},
-    paths::{Families, Outcome, Probe, Verdict},
+    paths::{Families, Outcome, PreferenceId, Probe, Verdict},
     system::PathId,
 };
 
@@ -41,12 +41,21 @@ pub struct PathSetup {
     pub id: PathId,
     /// The probes and what they say.
     pub families: Families,
+    /// The same for the preferences that have probes of their own.
+    pub preferences: BTreeMap<PreferenceId, Families>,
     /// What it being down means for new flows.
     pub when_down: WhenDown,
-    /// What it being degraded means for new flows.
-    pub when_degraded: WhenDegraded,
     /// What becomes of its flows when it goes down.
     pub on_path_loss: OnPathLoss,
+}
+
+/// Where the new flows of some classes go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preference {
+    /// The paths that they may take, the best one first; none: all, by their priority and weight.
+    pub paths: Option<Vec<PathId>>,
+    /// What a degraded path means for them.
+    pub when_degraded: WhenDegraded,
 }
 
 /// What happened.
@@ -58,6 +67,8 @@ pub enum Event {
     Probed {
         /// The path it took.
         id: PathId,
+        /// For whom it was sent.
+        preference: PreferenceId,
         /// Its number.
         number: u64,
         /// What became of it.
@@ -81,6 +92,16 @@ pub enum Effect {
         /// What it is now.
         verdict: Verdict,
     },
+    /// Tell the operator that a path is found to be something else for a preference with probes of its
+    /// own.
+    PreferenceChanged {
+        /// The path.
+        id: PathId,
+        /// The preference.
+        preference: PreferenceId,
+        /// What its probes find.
+        verdict: Verdict,
+    },
     /// Tell the operator that a family alone cannot be used on a path, or can again.
     FamilyChanged {
         /// The path.
@@ -91,7 +112,7 @@ pub enum Effect {
         lack: Option<String>,
     },
     /// Send a probe over a path.
-    Probe(PathId, Probe),
+    Probe(PathId, PreferenceId, Probe),
     /// Delete a family's flows of a path that went down.
     ResetFlows(PathId, Family),
     /// Tell the operator that the watch period is over.
@@ -118,6 +139,8 @@ pub struct State {
     phase: Phase,
     breakouts: Vec<BreakoutFacts>,
     paths: BTreeMap<PathId, Path>,
+    preferences: [Preference; PREFERENCES],
+    classes: [u8; CLASSES as usize],
     written: Option<PathTable>,
 }
 
@@ -132,6 +155,7 @@ struct Path {
 #[derive(Clone, Debug, Default)]
 struct Told {
     verdict: Option<Verdict>,
+    preferences: BTreeMap<PreferenceId, Verdict>,
     lacks: [Option<String>; 2],
     /// Whether each family carried flows.
     carried: [bool; 2],
@@ -143,8 +167,8 @@ impl Path {
         Self::new(PathSetup {
             id,
             families: Families::new(&HealthConfig::default(), &[], [false, false], 0),
+            preferences: BTreeMap::new(),
             when_down: WhenDown::default(),
-            when_degraded: WhenDegraded::default(),
             on_path_loss: OnPathLoss::default(),
         })
     }
@@ -156,32 +180,56 @@ impl Path {
         }
     }
 
-    fn verdict(&self, family: Family) -> Verdict {
-        self.setup.families.verdict_of(family)
+    /// Every watch over it, the one that is about all its flows first.
+    fn watches(&mut self) -> impl Iterator<Item = (PreferenceId, &mut Families)> {
+        let own = self.setup.preferences.iter_mut();
+        let all = [(PreferenceId::DEFAULT, &mut self.setup.families)];
+        all.into_iter().chain(own.map(|(id, it)| (*id, it)))
     }
 
-    /// How good it is for a family's new flows; the lower the better, none if it is none.
-    fn rank(&self, family: Family) -> Option<u8> {
-        match (self.verdict(family), self.setup.when_degraded) {
-            (Verdict::Up, _) | (Verdict::Degraded(_), WhenDegraded::Keep) => Some(0),
-            (Verdict::Degraded(_), WhenDegraded::Next) => Some(1),
-            (Verdict::Degraded(_), WhenDegraded::Backbone) => None,
-            // The box itself could not send them there.
-            (Verdict::Down(_), _) => (self.setup.when_down == WhenDown::Hold
-                && !self.setup.families.is_impossible(family))
-            .then_some(0),
-        }
+    fn watch(&self, preference: PreferenceId) -> &Families {
+        let own = self.setup.preferences.get(&preference);
+        own.unwrap_or(&self.setup.families)
     }
 
     /// Whether flows that took it may go on there.
     fn carries(&self, family: Family) -> bool {
-        self.rank(family).is_some() || matches!(self.verdict(family), Verdict::Degraded(_))
+        let verdict = self.setup.families.verdict_of(family);
+        !matches!(verdict, Verdict::Down(_)) || self.is_held(family)
     }
 
-    /// Whether new flows are to take the backbone rather than a breakout of lower rank.
-    fn ends_search(&self, family: Family) -> bool {
-        matches!(self.verdict(family), Verdict::Down(_))
-            && self.setup.when_down == WhenDown::Backbone
+    /// Whether new flows are held to it though it is down; where the box itself could not send them, they
+    /// are not.
+    fn is_held(&self, family: Family) -> bool {
+        self.setup.when_down == WhenDown::Hold && !self.setup.families.is_impossible(family)
+    }
+}
+
+/// A path as the new flows of one family and preference see it.
+struct Prospect<'a> {
+    breakout: &'a BreakoutFacts,
+    path: &'a Path,
+    family: Family,
+    verdict: Verdict,
+    when_degraded: WhenDegraded,
+    /// The lower the better.
+    priority: usize,
+}
+
+impl Prospect<'_> {
+    /// How good it is; the lower the better, none if it is none.
+    fn rank(&self) -> Option<u8> {
+        match (&self.verdict, self.when_degraded) {
+            (Verdict::Up, _) | (Verdict::Degraded(_), WhenDegraded::Keep) => Some(0),
+            (Verdict::Degraded(_), WhenDegraded::Next) => Some(1),
+            (Verdict::Degraded(_), WhenDegraded::Backbone) => None,
+            (Verdict::Down(_), _) => self.path.is_held(self.family).then_some(0),
+        }
+    }
+
+    /// Whether new flows are to take the backbone rather than a breakout of lower priority.
+    fn ends_search(&self) -> bool {
+        matches!(self.verdict, Verdict::Down(_)) && self.path.setup.when_down == WhenDown::Backbone
     }
 }
 
@@ -197,6 +245,8 @@ impl State {
             phase,
             breakouts: Vec::new(),
             paths: BTreeMap::new(),
+            preferences: std::array::from_fn(|_| Preference::default()),
+            classes: [0; CLASSES as usize],
             written: None,
         }
     }
@@ -213,21 +263,51 @@ impl State {
             .collect();
     }
 
-    /// How a path is watched.
-    pub fn families(&self, id: PathId) -> Option<&Families> {
-        self.paths.get(&id).map(|path| &path.setup.families)
+    /// Sends new flows by these preferences from now on, the default one first; those that are not
+    /// named are like the default one.
+    pub fn prefer(&mut self, preferences: &[Preference]) {
+        let default = preferences.first().cloned().unwrap_or_default();
+        self.preferences = std::array::from_fn(|place| {
+            let own = preferences.get(place);
+            own.unwrap_or(&default).clone()
+        });
     }
 
-    /// Whether new flows of a family take a path now, all or some of them.
-    pub fn takes_new_flows(&self, id: PathId, family: Family) -> bool {
-        self.phase == Phase::Steering && self.chosen(family).iter().any(|it| it.id == id)
+    /// Which preference each class has from now on.
+    pub fn classify(&mut self, classes: impl IntoIterator<Item = (u16, PreferenceId)>) {
+        self.classes = [0; CLASSES as usize];
+        for (class, preference) in classes {
+            if let Some(place) = self.classes.get_mut(usize::from(class)) {
+                *place = preference.get();
+            }
+        }
+    }
+
+    /// How a path is watched, for everybody or for a preference with probes of its own.
+    pub fn families(&self, id: PathId, preference: PreferenceId) -> Option<&Families> {
+        let setup = &self.paths.get(&id)?.setup;
+        if preference == PreferenceId::DEFAULT {
+            Some(&setup.families)
+        } else {
+            setup.preferences.get(&preference)
+        }
+    }
+
+    /// Which paths the new flows of a preference take now; none while they take the backbone.
+    pub fn taken(&self, preference: PreferenceId, family: Family) -> Vec<PathId> {
+        if self.phase != Phase::Steering {
+            return Vec::new();
+        }
+        let chosen = self.chosen(preference, family);
+        chosen.into_iter().map(|breakout| breakout.id).collect()
     }
 
     /// When [`Event::Tick`] is due, unless something happens before.
     pub fn due(&self) -> Option<Duration> {
-        self.paths
-            .values()
-            .filter_map(|it| it.setup.families.due())
+        let setups = self.paths.values().map(|it| &it.setup);
+        setups
+            .flat_map(|it| it.preferences.values().chain([&it.families]))
+            .filter_map(Families::due)
             .min()
     }
 
@@ -251,26 +331,31 @@ impl State {
                 for new in &facts {
                     let path = self.paths.entry(new.id);
                     let path = path.or_insert_with(|| Path::unprobed(new.id));
-                    let families = &mut path.setup.families;
-                    families.facts(new.trouble.as_deref(), new.lacks.clone(), now);
+                    for (_, families) in path.watches() {
+                        families.facts(new.trouble.as_deref(), new.lacks.clone(), now);
+                    }
                 }
                 self.breakouts = facts;
             }
             Event::Probed {
                 id,
+                preference,
                 number,
                 outcome,
             } => {
-                if let Some(path) = self.paths.get_mut(&id) {
-                    path.setup.families.outcome(number, outcome, now);
+                let watches = self.paths.get_mut(&id).into_iter().flat_map(Path::watches);
+                for (_, families) in watches.filter(|(of, _)| *of == preference) {
+                    families.outcome(number, outcome.clone(), now);
                 }
             }
             Event::Tick => {}
             Event::StopSteering => self.phase = Phase::Stopped,
         }
         for (&id, path) in &mut self.paths {
-            let probes = path.setup.families.poll(now);
-            effects.extend(probes.into_iter().map(|probe| Effect::Probe(id, probe)));
+            for (preference, families) in path.watches() {
+                let probes = families.poll(now).into_iter();
+                effects.extend(probes.map(|probe| Effect::Probe(id, preference, probe)));
+            }
         }
         if let Phase::Watching { until } = self.phase
             && now >= until
@@ -306,9 +391,20 @@ impl State {
                     verdict: verdict.clone(),
                 });
             }
-            // What a link that is gone lacks besides is no news.
+            // What else a link that is gone lacks is no news.
             if matches!(verdict, Verdict::Down(_)) {
                 continue;
+            }
+            for (&preference, families) in &path.setup.preferences {
+                let verdict = families.verdict();
+                let told = path.told.preferences.insert(preference, verdict.clone());
+                if told.as_ref() != Some(&verdict) {
+                    effects.push(Effect::PreferenceChanged {
+                        id,
+                        preference,
+                        verdict,
+                    });
+                }
             }
             for family in Family::BOTH {
                 let lack = path.setup.families.lack(family).map(str::to_owned);
@@ -325,69 +421,121 @@ impl State {
     /// The path table that the facts, the probes and the phase ask for.
     fn path_table(&self) -> PathTable {
         let mut next_hops = [[0; 2]; mark::PATHS];
-        let families = Family::BOTH.map(|family| self.family_table(family, &mut next_hops));
+        for family in Family::BOTH {
+            let place = family.index();
+            for breakout in self.carrying(family) {
+                next_hops[usize::from(breakout.id.get())][place] = breakout.next_hops[place];
+            }
+        }
         PathTable {
-            families,
+            families: Family::BOTH.map(|family| self.family_table(family)),
             next_hops,
+            preferences: self.classes,
         }
     }
 
-    fn family_table(&self, family: Family, next_hops: &mut [[u8; 2]; mark::PATHS]) -> FamilyTable {
+    fn family_table(&self, family: Family) -> FamilyTable {
         let steering = if self.phase == Phase::Steering {
             STEERING
         } else {
             0
         };
-        let chosen = self.chosen(family);
-        // Where new flows take the backbone, no path may look like a way for them.
-        let carrying: Vec<&BreakoutFacts> = self
-            .breakouts
-            .iter()
-            .filter(|it| {
-                !chosen.is_empty() && self.path(it).is_some_and(|path| path.carries(family))
-            })
-            .collect();
-        let state = carrying
-            .iter()
-            .fold(steering, |state, breakout| state | 1 << breakout.id.get());
-        for breakout in carrying {
-            let place = family.index();
-            next_hops[usize::from(breakout.id.get())][place] = breakout.next_hops[place];
-        }
+        let carrying = self.carrying(family);
         FamilyTable {
-            state,
+            state: carrying.fold(steering, |state, breakout| state | bit(breakout)),
+            choices: std::array::from_fn(|place| {
+                PreferenceId::at(place).map_or(NOWHERE, |id| self.choice(id, family))
+            }),
+        }
+    }
+
+    /// The breakouts whose flows of a family may go on.
+    fn carrying(&self, family: Family) -> impl Iterator<Item = &BreakoutFacts> {
+        self.breakouts.iter().filter(move |it| {
+            let path = self.paths.get(&it.id);
+            path.is_some_and(|path| path.carries(family))
+        })
+    }
+
+    /// Where the new flows of a preference go. What they fall back to in the kernel are the other paths
+    /// that they may take; where they take the backbone, there are none.
+    fn choice(&self, preference: PreferenceId, family: Family) -> Choice {
+        let chosen = self.chosen(preference, family);
+        if chosen.is_empty() {
+            return NOWHERE;
+        }
+        let prospects = self.prospects(preference, family);
+        let carrying = prospects.iter().filter(|it| {
+            let degraded = matches!(it.verdict, Verdict::Degraded(_));
+            it.path.carries(family) && (degraded || it.rank().is_some())
+        });
+        Choice {
+            paths: carrying.fold(0, |paths, it| paths | bit(it.breakout)),
             buckets: buckets(&chosen),
         }
     }
 
-    fn path(&self, breakout: &BreakoutFacts) -> Option<&Path> {
-        self.paths.get(&breakout.id)
-    }
-
-    /// The breakouts that a family's new flows take: of those that are well, else of those that are degraded,
-    /// the ones of the best priority.
-    fn chosen(&self, family: Family) -> Vec<&BreakoutFacts> {
-        let mut sorted: Vec<&BreakoutFacts> = self.breakouts.iter().collect();
-        sorted.sort_by_key(|breakout| breakout.priority);
+    /// The breakouts that the new flows of a preference take: of those that are well, else of those that
+    /// are degraded, the ones of the best priority.
+    fn chosen(&self, preference: PreferenceId, family: Family) -> Vec<&BreakoutFacts> {
+        let prospects = self.prospects(preference, family);
         for wanted in [0, 1] {
-            for group in sorted.chunk_by(|a, b| a.priority == b.priority) {
-                let path = |it: &&BreakoutFacts| self.path(it);
-                let good: Vec<&BreakoutFacts> = group
-                    .iter()
-                    .filter(|it| path(it).and_then(|path| path.rank(family)) == Some(wanted))
-                    .copied()
-                    .collect();
+            for equals in prospects.chunk_by(|a, b| a.priority == b.priority) {
+                let good = equals.iter().filter(|it| it.rank() == Some(wanted));
+                let good: Vec<&BreakoutFacts> = good.map(|it| it.breakout).collect();
                 if !good.is_empty() {
                     return good;
                 }
-                let ends_search = |path: &Path| path.ends_search(family);
-                if group.iter().filter_map(path).any(ends_search) {
+                if equals.iter().any(Prospect::ends_search) {
                     return Vec::new();
                 }
             }
         }
         Vec::new()
     }
+
+    /// The breakouts that the new flows of a preference may take, the first choice first.
+    fn prospects(&self, preference: PreferenceId, family: Family) -> Vec<Prospect<'_>> {
+        let rules = &self.preferences[preference.index()];
+        let prospect = |breakout| self.prospect(breakout, preference, rules, family);
+        let mut prospects: Vec<_> = self.breakouts.iter().filter_map(prospect).collect();
+        prospects.sort_by_key(|it| it.priority);
+        prospects
+    }
+
+    fn prospect<'a>(
+        &'a self,
+        breakout: &'a BreakoutFacts,
+        preference: PreferenceId,
+        rules: &Preference,
+        family: Family,
+    ) -> Option<Prospect<'a>> {
+        let path = self.paths.get(&breakout.id)?;
+        let priority = match &rules.paths {
+            None => usize::from(breakout.priority),
+            Some(paths) => paths.iter().position(|id| *id == breakout.id)?,
+        };
+        let shared = path.setup.families.verdict_of(family);
+        let own = path.watch(preference).verdict_of(family);
+        Some(Prospect {
+            breakout,
+            path,
+            family,
+            verdict: shared.worse(own),
+            when_degraded: rules.when_degraded,
+            priority,
+        })
+    }
+}
+
+/// The backbone for everything.
+const NOWHERE: Choice = Choice {
+    paths: 0,
+    buckets: [0; 64],
+};
+
+const fn bit(breakout: &BreakoutFacts) -> u32 {
+    1 << breakout.id.get()
 }
 
 /// Gives each breakout a share of the buckets by its weight.
@@ -459,7 +607,12 @@ mod tests {
 
     fn share_of(table: &FamilyTable, path: u8) -> usize {
         let ours = |bucket: &&u8| **bucket == path;
-        table.buckets.iter().filter(ours).map(|_| 1).sum()
+        table.choices[0]
+            .buckets
+            .iter()
+            .filter(ours)
+            .map(|_| 1)
+            .sum()
     }
 
     const START: Duration = Duration::ZERO;
@@ -535,11 +688,19 @@ mod tests {
         let all = vec![breakout(1, 1, 1), breakout(2, 1, 1), breakout(3, 1, 2)];
         let before = *table(&state.step(Event::Facts(all.clone()), START));
         for (path, least) in [(1, 8), (2, 8), (3, 22)] {
-            assert!(share_of(&before, path) >= least, "{:?}", before.buckets);
+            assert!(
+                share_of(&before, path) >= least,
+                "{:?}",
+                before.choices[0].buckets
+            );
         }
         let without = vec![all[0].clone(), down(all[1].clone()), all[2].clone()];
         let after = *table(&state.step(Event::Facts(without), START));
-        for (old, new) in before.buckets.iter().zip(&after.buckets) {
+        for (old, new) in before.choices[0]
+            .buckets
+            .iter()
+            .zip(&after.choices[0].buckets)
+        {
             assert!(old == new || *old == 2, "{old} -> {new}");
         }
     }
@@ -596,6 +757,159 @@ mod tests {
         assert_eq!(resets(effects), [Effect::ResetFlows(id, Family::V4)]);
         let effects = state.step(Event::Facts(vec![down(without)]), START);
         assert_eq!(resets(effects), [Effect::ResetFlows(id, Family::V6)]);
+    }
+
+    /// Three breakouts of falling priority, of which the second is probed for preference 1 besides.
+    fn office(preferences: &[Preference]) -> State {
+        const TARGETS: [Family; 3] = [Family::V4; 3];
+        let rules = HealthConfig::default();
+        let watch = || Families::new(&rules, &TARGETS, [false, false], 7);
+        let mut state = State::new(Duration::ZERO);
+        state.set_up((1..=3).map(|id| {
+            let mut path = Path::unprobed(PathId::new(id).unwrap());
+            path.setup.families = watch();
+            if id == 2 {
+                path.setup
+                    .preferences
+                    .insert(PreferenceId::at(1).unwrap(), watch());
+            }
+            path.setup
+        }));
+        state.prefer(preferences);
+        state.classify([(5, PreferenceId::at(1).unwrap())]);
+        state.step(
+            Event::Facts(vec![
+                breakout(1, 1, 1),
+                breakout(2, 2, 1),
+                breakout(3, 3, 1),
+            ]),
+            START,
+        );
+        state
+    }
+
+    /// Answers every probe for some seconds, in a time that depends on the path and for whom it is
+    /// sent; none: not at all.
+    fn run(
+        state: &mut State,
+        from: u64,
+        seconds: u64,
+        rtt: impl Fn(u8, u8) -> Option<u64>,
+    ) -> PathTable {
+        for step in 0..seconds * 100 {
+            let now = Duration::from_secs(from) + Duration::from_millis(step * 10);
+            for effect in state.step(Event::Tick, now) {
+                let Effect::Probe(id, preference, probe) = effect else {
+                    continue;
+                };
+                let Some(rtt) = rtt(id.get(), preference.get()) else {
+                    continue;
+                };
+                let outcome = Outcome::Answered(Duration::from_millis(rtt));
+                let number = probe.number;
+                state.step(
+                    Event::Probed {
+                        id,
+                        preference,
+                        number,
+                        outcome,
+                    },
+                    now,
+                );
+            }
+        }
+        state.path_table()
+    }
+
+    /// The paths that each preference may take, and its first choice.
+    fn choice(table: &PathTable, preference: usize) -> (u32, u8) {
+        let choice = &table.families[0].choices[preference];
+        (choice.paths, choice.buckets[0])
+    }
+
+    #[test]
+    fn a_preference_has_its_own_breakouts_in_its_own_order() {
+        let path = |id| PathId::new(id).unwrap();
+        let own = Preference {
+            paths: Some(vec![path(3), path(1)]),
+            ..Preference::default()
+        };
+        let mut state = office(&[Preference::default(), own]);
+        let table = run(&mut state, 0, 3, |_, _| Some(20));
+        assert_eq!(table.preferences[5], 1);
+        assert_eq!(table.preferences[4], 0);
+        assert_eq!(choice(&table, 0), (0b1110, 1));
+        assert_eq!(choice(&table, 1), (0b1010, 3));
+        assert_eq!(choice(&table, 2), choice(&table, 0), "as everybody");
+        let preference = PreferenceId::at(1).unwrap();
+        assert_eq!(state.taken(preference, Family::V4), [path(3)]);
+
+        let table = run(&mut state, 3, 3, |path, _| (path != 3).then_some(20));
+        assert_eq!(choice(&table, 1), (0b0010, 1));
+        assert_eq!(table.families[0].state, 0b0110 | STEERING);
+    }
+
+    #[test]
+    fn a_preference_leaves_a_degraded_breakout_before_the_others_do() {
+        let rules = |when_degraded| Preference {
+            paths: None,
+            when_degraded,
+        };
+        let slow = |path, _| Some(if path == 1 { 500 } else { 20 });
+        for (own, expected) in [
+            (WhenDegraded::Keep, (0b1110, 1)),
+            (WhenDegraded::Next, (0b1110, 2)),
+            (WhenDegraded::Backbone, (0b1110, 2)),
+        ] {
+            let mut state = office(&[rules(WhenDegraded::Keep), rules(own)]);
+            run(&mut state, 0, 3, |_, _| Some(20));
+            let table = run(&mut state, 3, 30, slow);
+            assert_eq!(choice(&table, 0), (0b1110, 1));
+            assert_eq!(choice(&table, 1), expected, "{own:?}");
+            assert_eq!(table.families[0].state, 0b1110 | STEERING);
+        }
+    }
+
+    #[test]
+    fn new_flows_that_take_the_backbone_have_no_way_and_established_ones_stay() {
+        let only = Preference {
+            paths: Some(vec![PathId::new(1).unwrap()]),
+            when_degraded: WhenDegraded::Backbone,
+        };
+        let mut state = office(&[Preference::default(), only]);
+        run(&mut state, 0, 3, |_, _| Some(20));
+        let table = run(&mut state, 3, 30, |path, _| {
+            Some(if path == 1 { 500 } else { 20 })
+        });
+        assert_eq!(choice(&table, 1), (0, 0));
+        assert_eq!(choice(&table, 0), (0b1110, 2));
+        assert_eq!(table.families[0].state, 0b1110 | STEERING);
+        assert!(
+            state
+                .taken(PreferenceId::at(1).unwrap(), Family::V4)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn the_probes_of_a_preference_move_its_classes_alone() {
+        let own = Preference {
+            paths: Some(vec![PathId::new(2).unwrap(), PathId::new(1).unwrap()]),
+            ..Preference::default()
+        };
+        let mut state = office(&[Preference::default(), own]);
+        let table = run(&mut state, 0, 3, |_, _| Some(20));
+        assert_eq!(choice(&table, 1), (0b0110, 2));
+        let dead = |_, preference| (preference == 0).then_some(20);
+        let table = run(&mut state, 3, 3, dead);
+        assert_eq!(choice(&table, 1), (0b0010, 1));
+        assert_eq!(choice(&table, 0), (0b1110, 1));
+        assert_eq!(table.families[0].state, 0b1110 | STEERING);
+        // And where everybody's probes fail, its own do not help.
+        let table = run(&mut state, 6, 60, |path, preference| {
+            (path != 2 || preference == 1).then_some(20)
+        });
+        assert_eq!(choice(&table, 1), (0b0010, 1));
     }
 
     #[test]

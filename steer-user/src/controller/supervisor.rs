@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tracing::debug;
 
 use super::{Controller, Phase};
-use crate::paths::Verdict;
+use crate::paths::{PreferenceId, Verdict};
 
 /// How often a waiting controller says that it is alive; far below any sensible `WatchdogSec`.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ impl Controller {
         let breakouts = &self.view.breakouts;
         let up = breakouts
             .iter()
-            .filter_map(|it| self.state.families(it.id))
+            .filter_map(|it| self.state.families(it.id, PreferenceId::DEFAULT))
             .filter(|families| families.verdict() == Verdict::Up)
             .count();
         format!(

@@ -9,7 +9,6 @@ use std::{
 };
 
 use steer_common::{
-    abi::STEERING,
     dns::REWRITING,
     flow,
     names::{LEARN, NameTable, REWRITE},
@@ -81,11 +80,12 @@ impl Knowledge {
         }
         let table = self.dns.table().ok()?;
         let family = usize::from(client.is_ipv6());
-        let paths = *self.paths.paths().ok()?.of(family);
-        if table.flags & REWRITING == 0 || paths.state & STEERING == 0 {
+        let paths = self.paths.paths().ok()?;
+        let ways = paths.ways(family, action.class, hash(client));
+        if table.flags & REWRITING == 0 || !ways.is_steering() {
             return None;
         }
-        let path = paths.choose(hash(client))?;
+        let path = ways.choose_without(0)?;
         let index = table.active[usize::from(path & 0x0f)][family];
         if index == 0 || self.dns.resolver_state(index).ok()?.is_dead(monotonic_ns()) {
             return None;

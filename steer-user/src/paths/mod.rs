@@ -10,15 +10,16 @@
 //! is over, which doubles with every fall that follows soon.
 
 mod families;
+mod preference;
 mod target;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-pub use self::families::Families;
 use self::target::Tracked;
 pub use self::target::{Outcome, TargetReport};
+pub use self::{families::Families, preference::PreferenceId};
 use crate::config::HealthConfig;
 
 /// How late is late, at least. Three rounds of it and one before are 0.6 s: an answer that comes
@@ -63,6 +64,22 @@ pub enum Verdict {
     Degraded(String),
     /// It does not; the reason.
     Down(String),
+}
+
+impl Verdict {
+    /// The worse one of two; of two alike the first.
+    pub fn worse(self, other: Self) -> Self {
+        let badness = |it: &Self| match it {
+            Self::Up => 0,
+            Self::Degraded(_) => 1,
+            Self::Down(_) => 2,
+        };
+        if badness(&other) > badness(&self) {
+            other
+        } else {
+            self
+        }
+    }
 }
 
 /// One family of a breakout under watch. Times are counted from any one moment.

@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use steer_common::abi;
 
-use crate::endpoints::{Category, Instance, ServiceArea, SetId, fnv1a};
+use crate::{
+    config::{ClassSelection, Preference},
+    endpoints::{Category, Instance, ServiceArea, SetId, fnv1a},
+};
 
 /// The list that a set comes from. Ids mean something only inside their list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,6 +84,28 @@ pub struct Class {
     pub category: Category,
     /// Microsoft's service area; none for the operator's own.
     pub service_area: Option<ServiceArea>,
+}
+
+impl Class {
+    /// Which preference is its: the first one that names it.
+    pub fn preference(&self, preferences: &[Preference]) -> Option<usize> {
+        preferences.iter().position(|it| self.is_among(&it.classes))
+    }
+
+    /// Whether a selection has it.
+    pub fn is_among(&self, selection: &ClassSelection) -> bool {
+        let by_label = match &self.label {
+            ClassLabel::Set(id) => selection.sets.contains(id),
+            ClassLabel::Own(name) => {
+                let list = name.split_once('/').map_or(name.as_str(), |(list, _)| list);
+                selection.lists.contains(list)
+            }
+        };
+        let area = self.service_area.as_ref();
+        by_label
+            || selection.categories.contains(&self.category)
+            || area.is_some_and(|area| selection.service_areas.contains(area))
+    }
 }
 
 /// What a person calls a class.

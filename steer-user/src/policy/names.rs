@@ -12,7 +12,7 @@ use super::{
     want::{Want, id, rank},
 };
 use crate::{
-    config::{LeftClasses, Selection},
+    config::Selection,
     endpoints::{Feed, NamePattern},
 };
 
@@ -69,7 +69,7 @@ pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result
         .claims
         .extend(select.names.exclude.iter().map(exclude));
     for want in wants {
-        let left = is_left(&select.names.leave, &want.class);
+        let left = want.class.is_among(&select.names.leave);
         for name in listed(feed, select, &want.class.label) {
             let Ok(pattern) = name.as_str().parse() else {
                 names.left_out.push(name.as_str().to_owned());
@@ -89,21 +89,6 @@ pub(super) fn compile(feed: &Feed, select: &Selection, wants: &[Want]) -> Result
     }
     names.table = NameTable::build(&names.claims)?;
     Ok(names)
-}
-
-/// Whether the operator leaves the queries of a class alone.
-fn is_left(leave: &LeftClasses, class: &Class) -> bool {
-    let by_label = match &class.label {
-        ClassLabel::Set(id) => leave.sets.contains(id),
-        ClassLabel::Own(name) => {
-            let list = name.split_once('/').map_or(name.as_str(), |(list, _)| list);
-            leave.lists.contains(list)
-        }
-    };
-    let area = class.service_area.as_ref();
-    by_label
-        || leave.categories.contains(&class.category)
-        || area.is_some_and(|area| leave.service_areas.contains(area))
 }
 
 /// The names of a class.

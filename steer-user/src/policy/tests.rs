@@ -10,7 +10,7 @@ use steer_common::{
 
 use super::*;
 use crate::{
-    config::{LeftClasses, NameSelection, OwnInclude},
+    config::{ClassSelection, NameSelection, OwnInclude},
     endpoints::{Category, EndpointSet, Instance, Ports, ServiceArea, SetId, never_steered},
 };
 
@@ -786,7 +786,7 @@ fn naively_public(address: IpAddr) -> bool {
 
 #[test]
 fn queries_of_left_classes_are_left_alone_unless_another_class_is_more_specific() {
-    let plan = |leave: LeftClasses| {
+    let plan = |leave: ClassSelection| {
         builtin(|select, _| {
             select.categories = Category::ALL.into();
             select.names = NameSelection {
@@ -810,28 +810,28 @@ fn queries_of_left_classes_are_left_alone_unless_another_class_is_more_specific(
         NameVerdict::Left(_) => "left",
         _ => "other",
     };
-    let words = |leave: LeftClasses| {
+    let words = |leave: ClassSelection| {
         let plan = plan(leave);
         ["b.sharepoint.com", "a.sharepoint.com", "one.msftauth.net"].map(|name| word(&plan, name))
     };
-    let none = LeftClasses::default;
+    let none = ClassSelection::default;
     assert_eq!(words(none()), ["steer"; 3]);
-    let sharepoint = LeftClasses {
+    let sharepoint = ClassSelection {
         service_areas: [ServiceArea::SharePoint].into(),
         ..none()
     };
     assert_eq!(words(sharepoint), ["left", "steer", "steer"]);
-    let lists = LeftClasses {
+    let lists = ClassSelection {
         lists: ["saas".to_owned()].into(),
         ..none()
     };
     assert_eq!(words(lists), ["steer", "left", "steer"]);
-    let default = LeftClasses {
+    let default = ClassSelection {
         categories: [Category::Default].into(),
         ..none()
     };
     assert_eq!(words(default), ["steer", "steer", "left"]);
-    let by_set = LeftClasses {
+    let by_set = ClassSelection {
         sets: [SetId(31)].into(),
         ..none()
     };

@@ -80,13 +80,10 @@ impl Steer {
         let mut datapath = self.load(router)?;
         let maps = datapath.maps_mut();
         maps.publish(plan.clone())?;
-        let mut table = PathTable {
-            families: [FamilyTable {
-                state: STEERING | 1 << PATH,
-                buckets: [PATH; 64],
-            }; 2],
-            next_hops: [[0; 2]; mark::PATHS],
-        };
+        let mut table = PathTable::of(
+            [FamilyTable::of(STEERING | 1 << PATH, PATH); 2],
+            [[0; 2]; mark::PATHS],
+        );
         if mode == Mode::Redirect {
             const HOP: u8 = 1;
             let mut hop = NextHop {

@@ -19,9 +19,9 @@ use std::{
 
 use etherparse::SlicedPacket;
 use fastrand::Rng;
-use model::{Do, Line, Plan, Tuple, Verdict, World};
+use model::{Do, Line, PATHS, PREFERENCES, Plan, Tuple, Verdict, World, further};
 use steer_common::{
-    abi::{Count, FamilyTable, NextHop, PathTable, STEERING},
+    abi::{Choice, Count, FamilyTable, NextHop, PathTable, STEERING},
     chunk::SourceKind,
     image::{Claim, Image, Order, Source},
     mark,
@@ -42,7 +42,6 @@ const PER_PLAN: u64 = 20_000;
 const PER_STATE: u64 = 400;
 /// Connections after which the flow table is emptied, long before a bucket of it is full.
 const FLOWS: usize = 3000;
-const PATHS: u8 = 4;
 /// The class and the destinations of the packets that find a client's path.
 const PROBE: u16 = 15;
 const PROBE4: &str = "198.18.0.1";
@@ -90,6 +89,8 @@ impl Trial {
                 router: ROUTER,
                 steering: true,
                 up: all_up(),
+                choices: std::array::from_fn(|_| all_up()),
+                preferences: HashMap::new(),
                 mtu: HashMap::new(),
                 homes: HashMap::new(),
                 flows: HashMap::new(),
@@ -149,6 +150,14 @@ impl Trial {
         if rng.u8(..20) == 0 {
             self.world.up[rng.usize(..2)].clear();
         }
+        for may in self.world.choices.iter_mut().flatten() {
+            *may = (1..=PATHS).filter(|_| rng.u8(..4) != 0).collect();
+            if rng.u8(..20) == 0 {
+                may.clear();
+            }
+        }
+        let classes = (0..PROBE).map(|class| (class, rng.usize(..PREFERENCES)));
+        self.world.preferences = classes.collect();
         self.world.mtu.clear();
         for (path, family) in (1..=PATHS).flat_map(|path| [(path, 0), (path, 1)]) {
             if rng.u8(..8) != 0 {
@@ -162,34 +171,38 @@ impl Trial {
     fn set_paths(&mut self) {
         let world = &self.world;
         let families = [0, 1].map(|family: usize| {
-            let up = world.up[family].iter();
-            let up = up.fold(0, |bits, path| bits | 1 << path);
+            let bits = |paths: &[u8]| paths.iter().fold(0, |bits, path| bits | 1 << path);
             FamilyTable {
-                state: up | if world.steering { STEERING } else { 0 },
-                buckets: self.buckets,
+                state: bits(&world.up[family]) | if world.steering { STEERING } else { 0 },
+                choices: std::array::from_fn(|preference| Choice {
+                    paths: bits(&world.choices[preference][family]),
+                    buckets: self.buckets.map(|home| further(home, preference)),
+                }),
             }
         });
         let mut next_hops = [[0; 2]; mark::PATHS];
         for &(path, family) in world.mtu.keys() {
             next_hops[usize::from(path)][family] = Self::hop_index(path, family);
         }
-        let table = PathTable {
-            families,
-            next_hops,
-        };
+        let mut table = PathTable::of(families, next_hops);
+        for (&class, &preference) in &world.preferences {
+            table.preferences[usize::from(class)] = u8::try_from(preference).unwrap();
+        }
         self.bench.maps().set_paths(&table).unwrap();
     }
 
     /// Finds the path of a client while every path is up: how clients are spread over paths is the
     /// program's own affair, as long as it is always the same.
     fn learn(&mut self, client: IpAddr) {
-        let (steering, up, mtu) = (
+        let (steering, up, choices, mtu) = (
             self.world.steering,
             self.world.up.clone(),
+            self.world.choices.clone(),
             self.world.mtu.clone(),
         );
         self.world.steering = true;
         self.world.up = all_up();
+        self.world.choices = std::array::from_fn(|_| all_up());
         for (path, family) in (1..=PATHS).flat_map(|path| [(path, 0), (path, 1)]) {
             self.world.mtu.insert((path, family), 1500);
         }
@@ -225,7 +238,8 @@ impl Trial {
         );
         let bytes = u64::try_from(packet.bytes().len() - packet.l3()).unwrap();
         self.count(PROBE, path, bytes);
-        (self.world.steering, self.world.up, self.world.mtu) = (steering, up, mtu);
+        (self.world.steering, self.world.up) = (steering, up);
+        (self.world.choices, self.world.mtu) = (choices, mtu);
         self.set_paths();
     }
 

@@ -9,6 +9,17 @@ use std::{
 use ipnet::IpNet;
 use steer_common::reason::Reason;
 
+/// How many paths there are.
+pub const PATHS: u8 = 4;
+/// How many preferences there are.
+pub const PREFERENCES: usize = 8;
+
+/// The path that is so many further on.
+pub fn further(path: u8, preference: usize) -> u8 {
+    let steps = u8::try_from(preference).unwrap();
+    (path - 1 + steps) % PATHS + 1
+}
+
 /// What the plan does with a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Do {
@@ -72,11 +83,16 @@ pub struct World {
     pub vlans: Vec<(u16, u16)>,
     pub router: [u8; 6],
     pub steering: bool,
-    /// The paths that are up in each family (0: IPv4).
+    /// The paths that carry flows in each family (0: IPv4).
     pub up: [Vec<u8>; 2],
+    /// Those that new flows of each preference may take.
+    pub choices: [[Vec<u8>; 2]; PREFERENCES],
+    /// The preference of each class; 0 where none is named.
+    pub preferences: HashMap<u16, usize>,
     /// The MTU of each path in each family (0: IPv4), where the next hop is known.
     pub mtu: HashMap<(u8, usize), usize>,
-    /// The path of each client while every path is up, as seen.
+    /// The path of each client with preference 0 while every path is up, as seen; with the others it
+    /// is that many further on.
     pub homes: HashMap<IpAddr, u8>,
     /// Where each connection began: 0 is the kernel's own routing.
     pub flows: HashMap<Tuple, u8>,
@@ -170,7 +186,7 @@ impl World {
         }
         Ok(Verdict::Wish {
             class: packet.class,
-            path: self.choose(packet.tuple.source).unwrap_or(0),
+            path: self.choose(packet).unwrap_or(0),
             length: packet.length,
         })
     }
@@ -195,7 +211,7 @@ impl World {
                 } else if tcp && !packet.syn {
                     Err(Reason::FlowPinned)
                 } else {
-                    match self.choose(packet.tuple.source) {
+                    match self.choose(packet) {
                         None => Err(Reason::NoPath),
                         Some(path) if self.mtu.contains_key(&(path, family)) => Ok(path),
                         Some(_) => Err(Reason::NextHop),
@@ -220,12 +236,14 @@ impl World {
         })
     }
 
-    /// A client's own path if it is up, else the one with the lowest number.
-    fn choose(&self, client: IpAddr) -> Option<u8> {
-        let home = self.homes.get(&client).copied();
-        let up = &self.up[usize::from(client.is_ipv6())];
-        home.filter(|path| up.contains(path))
-            .or_else(|| up.iter().copied().min())
+    /// A client's own path if the class may take it, else the one with the lowest number.
+    fn choose(&self, packet: &Classified) -> Option<u8> {
+        let client = packet.tuple.source;
+        let preference = self.preferences.get(&packet.class).copied().unwrap_or(0);
+        let may = &self.choices[preference][usize::from(client.is_ipv6())];
+        let home = self.homes.get(&client).map(|it| further(*it, preference));
+        home.filter(|path| may.contains(path))
+            .or_else(|| may.iter().copied().min())
     }
 
     fn classify(&self, frame: &[u8]) -> Result<Classified, Stop> {

@@ -92,18 +92,11 @@ impl Paths {
         if self == Self::NoDevice {
             next_hops[1] = [5, 6];
         }
-        let family = FamilyTable {
-            state,
-            buckets: [FIBER; 64],
-        };
-        let mut families = [family; 2];
+        let mut families = [FamilyTable::of(state, FIBER); 2];
         if self == Self::Fiber4 {
-            families[1].state = fiber_down;
+            families[1] = FamilyTable::of(fiber_down, FIBER);
         }
-        PathTable {
-            families,
-            next_hops,
-        }
+        PathTable::of(families, next_hops)
     }
 }
 
