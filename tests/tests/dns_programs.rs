@@ -9,7 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
-    abi::{FamilyTable, PathTable, STEERING},
+    abi::{Choice, FamilyTable, PathTable, STEERING},
     dns::{DnsEvent, DnsTable, REWRITING},
     mark,
     names::NameTable,
@@ -205,44 +205,70 @@ fn an_answer_makes_the_resolver_s_next_question_its_own_again() {
     assert_eq!((count.queries, count.answers, count.failures), (19, 19, 0));
 }
 
+/// A second path, and the resolver behind it.
+const OTHER: u8 = PATH + 2;
+const OTHER4: &str = "198.51.100.9:53";
+
+/// Both paths carry flows, of which every class takes the first one, and each has a resolver.
+fn two_paths(variant: &Variant) -> (DnsBench, PathTable) {
+    let mut bench = bench(variant);
+    let family = FamilyTable::of(STEERING | 1 << PATH | 1 << OTHER, PATH);
+    let paths = PathTable::of([family; 2], [[0; 2]; 16]);
+    bench.classifier.maps().set_paths(&paths).unwrap();
+    bench.maps().set_resolver(3, at(OTHER4).ip()).unwrap();
+    let mut table = DnsTable {
+        flags: REWRITING,
+        ..DnsTable::default()
+    };
+    table.active[usize::from(PATH)][0] = 1;
+    table.active[usize::from(OTHER)][0] = 3;
+    bench.maps().set_table(&table).unwrap();
+    (bench, paths)
+}
+
+/// A client of this number asks, and the query goes by the path to the resolver.
+fn assert_asks(bench: &mut DnsBench, variant: &Variant, client: u8, path: u8, resolver: &str) {
+    // A client for each, so that no question is asked again.
+    let from = SocketAddr::from(([10, 1, 2, client], 40000));
+    let question = query(client.into(), "outlook.office.com", 1);
+    let sent = bench.datagram(from, at(SERVER4), &question).unwrap();
+    let expected = bench.datagram(from, at(resolver), &question).unwrap();
+    let seen = bench.run(Program::Query, &sent).unwrap();
+    assert_eq!(seen.bytes, expected, "{variant:?} {client}");
+    let mark = if variant.mark {
+        mark::Bits::DEFAULT.with_wish(0, path)
+    } else {
+        mark::Bits::DEFAULT.with_grant(0, path)
+    };
+    assert_eq!(seen.mark, mark, "{variant:?} {client}");
+}
+
 #[test]
 fn with_nobody_watching_a_query_leaves_a_path_that_the_dead_man_takes_for_down() {
-    const OTHER: u8 = PATH + 2;
-    const FAR4: &str = "198.51.100.9:53";
     for variant in [Variant::new(Mode::Mark), Variant::new(Mode::Redirect)] {
-        let mut bench = bench(&variant);
-        bench
-            .classifier
-            .maps()
-            .set_paths(&PathTable::of(
-                [FamilyTable::of(STEERING | 1 << PATH | 1 << OTHER, PATH); 2],
-                [[0; 2]; 16],
-            ))
-            .unwrap();
-        bench.maps().set_resolver(3, at(FAR4).ip()).unwrap();
-        let mut table = DnsTable {
-            flags: REWRITING,
-            ..DnsTable::default()
-        };
-        table.active[usize::from(PATH)][0] = 1;
-        table.active[usize::from(OTHER)][0] = 3;
-        bench.maps().set_table(&table).unwrap();
-        for (id, down, path, resolver) in [(1, &[][..], PATH, NEAR4), (2, &[PATH], OTHER, FAR4)] {
+        let (mut bench, _) = two_paths(&variant);
+        for (id, down, path, resolver) in [(1, &[][..], PATH, NEAR4), (2, &[PATH], OTHER, OTHER4)] {
             bench.leave_alone(&[PATH, OTHER], down).unwrap();
-            // A client for each, so that no question is asked again.
-            let client = SocketAddr::from(([10, 1, 2, id], 40000));
-            let question = query(id.into(), "outlook.office.com", 1);
-            let sent = bench.datagram(client, at(SERVER4), &question).unwrap();
-            let expected = bench.datagram(client, at(resolver), &question).unwrap();
-            let seen = bench.run(Program::Query, &sent).unwrap();
-            assert_eq!(seen.bytes, expected, "{variant:?} {down:?}");
-            let mark = if variant.mark {
-                mark::Bits::DEFAULT.with_wish(0, path)
-            } else {
-                mark::Bits::DEFAULT.with_grant(0, path)
-            };
-            assert_eq!(seen.mark, mark, "{variant:?} {down:?}");
+            assert_asks(&mut bench, &variant, id, path, resolver);
         }
+    }
+}
+
+#[test]
+fn a_query_takes_the_path_that_the_class_of_the_name_prefers() {
+    for variant in [Variant::new(Mode::Mark), Variant::new(Mode::Redirect)] {
+        let (mut bench, mut paths) = two_paths(&variant);
+        assert_asks(&mut bench, &variant, 1, PATH, NEAR4);
+        paths.families[0].choices[1] = Choice {
+            paths: 1 << OTHER,
+            buckets: [OTHER; 64],
+        };
+        paths.preferences[usize::from(CLASS)] = 1;
+        bench.classifier.maps().set_paths(&paths).unwrap();
+        assert_asks(&mut bench, &variant, 2, OTHER, OTHER4);
+        paths.preferences[usize::from(CLASS)] = 2;
+        bench.classifier.maps().set_paths(&paths).unwrap();
+        assert_asks(&mut bench, &variant, 3, PATH, NEAR4);
     }
 }
 

@@ -110,7 +110,8 @@ pub async fn run(config: Config, options: Options) -> Result<Ended, ControllerEr
     let starting = cut::operation("start");
     let lock = Lock::take(&config.system.run_dir)?;
     let (sender, mut commands) = mpsc::channel(16);
-    let mut controller = Controller::start(config, options, sender.clone()).await?;
+    let start = Controller::start(config, options, sender.clone());
+    let mut controller = Box::pin(start).await?;
     let socket = socket(&controller.config.system);
     let server = api::serve(&socket, sender).map_err(|source| ControllerError::Socket {
         path: socket.clone(),

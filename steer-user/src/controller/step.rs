@@ -140,8 +140,8 @@ pub struct State {
     breakouts: Vec<BreakoutFacts>,
     paths: BTreeMap<PathId, Path>,
     preferences: [Preference; PREFERENCES],
-    classes: [u8; CLASSES as usize],
-    written: Option<PathTable>,
+    classes: Box<[u8; CLASSES as usize]>,
+    written: Option<Box<PathTable>>,
 }
 
 /// A breakout's setup, and what the operator was told of it.
@@ -246,7 +246,7 @@ impl State {
             breakouts: Vec::new(),
             paths: BTreeMap::new(),
             preferences: std::array::from_fn(|_| Preference::default()),
-            classes: [0; CLASSES as usize],
+            classes: Box::new([0; CLASSES as usize]),
             written: None,
         }
     }
@@ -275,7 +275,7 @@ impl State {
 
     /// Which preference each class has from now on.
     pub fn classify(&mut self, classes: impl IntoIterator<Item = (u16, PreferenceId)>) {
-        self.classes = [0; CLASSES as usize];
+        *self.classes = [0; CLASSES as usize];
         for (class, preference) in classes {
             if let Some(place) = self.classes.get_mut(usize::from(class)) {
                 *place = preference.get();
@@ -363,9 +363,9 @@ impl State {
             self.phase = Phase::Steering;
             effects.push(Effect::SteeringStarts);
         }
-        let table = self.path_table();
+        let table = Box::new(self.path_table());
         if self.written.as_ref() != Some(&table) {
-            effects.push(Effect::SetPaths(Box::new(table)));
+            effects.push(Effect::SetPaths(table.clone()));
             self.written = Some(table);
         }
         // The table first: new flows are what is urgent.
@@ -430,7 +430,7 @@ impl State {
         PathTable {
             families: Family::BOTH.map(|family| self.family_table(family)),
             next_hops,
-            preferences: self.classes,
+            preferences: *self.classes,
         }
     }
 
