@@ -227,6 +227,7 @@ pub const HASH: u64 = {
         size_of::<deadman::Heartbeat>() as u64,
         size_of::<deadman::Open>() as u64,
         size_of::<deadman::Life>() as u64,
+        deadman::LIVES as u64,
         size_of::<names::NameRule>() as u64,
         names::KEY_OCTETS as u64,
         size_of::<dns::DnsTable>() as u64,

@@ -1,5 +1,6 @@
 //! The dead-man: while no controller watches, a small judge in the kernel takes a path for down when
-//! first packets go out on it and nothing comes back, and tries it again from time to time.
+//! first packets go out on it and nothing comes back, and tries it again from time to time. It judges
+//! the packets of each family by themselves: one may be dead on a link where the other works.
 //!
 //! It only counts packets that must be answered: TCP's pure SYN and QUIC's Initial. What comes in by
 //! the breakout from an address of the plan is an answer, whoever asked. A path is opened (taken for
@@ -12,7 +13,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{abi::Ways, flow};
+use crate::{abi::Ways, flow, mark};
 
 /// Without a heartbeat for this long nobody watches: 10 s, in nanoseconds.
 pub const STALE: u64 = 10_000_000_000;
@@ -44,7 +45,16 @@ impl Heartbeat {
     }
 }
 
-/// Which paths are open: a byte for each, since bytes are stored one by one: two processors that open
+/// How many lives there are: one for each path and family.
+pub const LIVES: usize = 2 * mark::PATHS;
+
+/// The place of a path's life in a family (0: IPv4, 1: IPv6).
+#[inline(always)]
+pub const fn life(path: u8, family: usize) -> u32 {
+    (family as u32 & 1) * mark::PATHS as u32 + (path & 0x0f) as u32
+}
+
+/// Which paths are open for the packets of a family: a byte for each, since bytes are stored one by one: two processors that open
 /// two paths at once do not undo each other's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, align(8))]
@@ -63,7 +73,7 @@ impl Open {
     }
 }
 
-/// What is known of the answers on one path.
+/// What is known of a family's answers on one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Life {
@@ -171,10 +181,9 @@ impl Waiting {
 
 /// Where the lives of the paths are: maps in the kernel, memory on the host.
 pub trait Lives {
-    /// What is known of a path, and whether it is open; none for a path that cannot be judged.
-    fn load(&self, path: u8) -> Option<(Life, bool)>;
-    /// Keeps what a judgement changed.
-    fn store(&self, path: u8, was_open: bool, judgement: &Judgement);
+    /// Judges a packet by what is known of a path, keeps what that changes, and says whether the packet
+    /// takes the path; none for a path that cannot be judged.
+    fn judge(&self, path: u8, packet: Packet) -> Option<bool>;
 }
 
 /// The path of a client's packet when nobody watches: the one it would take, or the next one that is
@@ -185,12 +194,7 @@ pub fn choose<L: Lives>(ways: Ways, lives: &L, packet: Packet) -> Option<u8> {
     let mut candidate = 0;
     while candidate < CANDIDATES {
         let path = ways.choose_without(without)?;
-        let Some((life, open)) = lives.load(path) else {
-            return Some(path);
-        };
-        let judgement = life.waiting.judge(open, life.answered != 0, packet);
-        lives.store(path, open, &judgement);
-        if judgement.take {
+        if lives.judge(path, packet).unwrap_or(true) {
             return Some(path);
         }
         without |= 1 << path;
@@ -227,18 +231,18 @@ mod tests {
     }
 
     impl Lives for Memory {
-        fn load(&self, path: u8) -> Option<(Life, bool)> {
-            (self.heard & 1 << path != 0).then(|| self.lives.borrow()[usize::from(path)])
-        }
-
-        fn store(&self, path: u8, was_open: bool, judgement: &Judgement) {
+        fn judge(&self, path: u8, packet: Packet) -> Option<bool> {
+            if self.heard & 1 << path == 0 {
+                return None;
+            }
             let (life, open) = &mut self.lives.borrow_mut()[usize::from(path)];
-            assert_eq!(was_open, *open);
+            let judgement = life.waiting.judge(*open, life.answered != 0, packet);
             life.waiting = judgement.waiting;
             if judgement.begins {
                 life.answered = 0;
             }
             *open = judgement.open;
+            Some(judgement.take)
         }
     }
 

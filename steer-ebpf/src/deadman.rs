@@ -9,8 +9,7 @@ use core::hint::black_box;
 use aya_ebpf::{btf_maps::Array, helpers::bpf_ktime_get_ns, macros::btf_map};
 use steer_common::{
     abi::Ways,
-    deadman::{self, Heartbeat, Judgement, Life, Lives, Open, Packet},
-    mark,
+    deadman::{self, Heartbeat, Life, Lives, Open, Packet},
 };
 
 use crate::classify::Match;
@@ -19,18 +18,19 @@ use crate::classify::Match;
 static HEARTBEAT: Array<Heartbeat, 1> = Array::new();
 
 #[btf_map]
-static OPEN: Array<Open, 1> = Array::new();
+static OPEN: Array<Open, 2> = Array::new();
 
 #[btf_map]
-static LIVES: Array<Life, { mark::PATHS }> = Array::new();
+static LIVES: Array<Life, { deadman::LIVES }> = Array::new();
 
 /// The path of a packet.
 #[inline(always)]
 pub fn choose(ways: Ways, packet: &Match) -> Option<u8> {
-    if !packet.first && !is_any_open() {
+    if !packet.first && !is_any_open(packet.family) {
         return ways.choose_without(0);
     }
-    let path = choose_unattended(ways.0, packet.destination, packet.first.into());
+    let (first, family) = (packet.first.into(), packet.family as u64);
+    let path = choose_unattended(ways.0, packet.destination, first, family);
     // The compiler has seen what the function returns and would leave the mask out; the verifier takes
     // every number for possible.
     match black_box(path) as u8 & 0x0f {
@@ -42,31 +42,31 @@ pub fn choose(ways: Ways, packet: &Match) -> Option<u8> {
 /// The path of a client's query: that of its flows. It judges no path, because nobody hears what
 /// answers it; and it calls no function, because the stack of its program has no room for another.
 #[inline(always)]
-pub fn choose_for_query(ways: Ways, now: u64) -> Option<u8> {
-    if !is_any_open() {
+pub fn choose_for_query(ways: Ways, family: usize, now: u64) -> Option<u8> {
+    if !is_any_open(family) {
         return ways.choose_without(0);
     }
     let heartbeat = HEARTBEAT.get(0)?;
     let down = if heartbeat.is_fresh(now) {
         0
     } else {
-        OPEN.get(0)?.paths() & heartbeat.heard as u32
+        OPEN.get(family as u32 & 1)?.paths() & heartbeat.heard as u32
     };
     ways.choose_without(down)
 }
 
-/// Whether the dead-man takes a path for down.
+/// Whether the dead-man takes a path for down for the packets of a family.
 #[inline(always)]
-pub fn is_open(path: u8) -> bool {
-    open_byte(path).is_some_and(|byte| {
+pub fn is_open(path: u8, family: usize) -> bool {
+    open_byte(path, family).is_some_and(|byte| {
         // SAFETY: an aligned load of a byte of a valid map value.
         unsafe { byte.read_volatile() != 0 }
     })
 }
 
 #[inline(always)]
-fn is_any_open() -> bool {
-    OPEN.get_ptr(0).is_some_and(|open| {
+fn is_any_open(family: usize) -> bool {
+    OPEN.get_ptr(family as u32 & 1).is_some_and(|open| {
         let words = open.cast::<u64>();
         // SAFETY: aligned loads of a valid map value of two words.
         unsafe { words.read_volatile() | words.add(1).read_volatile() != 0 }
@@ -79,7 +79,7 @@ fn is_any_open() -> bool {
 /// numbers only.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn choose_unattended(ways: u64, destination: u64, first: u64) -> u64 {
+extern "C" fn choose_unattended(ways: u64, destination: u64, first: u64, family: u64) -> u64 {
     let ways = Ways(ways);
     let Some(heartbeat) = HEARTBEAT.get(0) else {
         return 0;
@@ -98,6 +98,7 @@ extern "C" fn choose_unattended(ways: u64, destination: u64, first: u64) -> u64 
             ways,
             &Maps {
                 heard: heartbeat.heard,
+                family: family as usize,
             },
             packet,
         )
@@ -105,10 +106,11 @@ extern "C" fn choose_unattended(ways: u64, destination: u64, first: u64) -> u64 
     path.unwrap_or(0).into()
 }
 
-/// An answer came in on a path, if `is_answer`; the question is only asked when that is news.
+/// An answer of a family came in on a path, if `is_answer`; the question is only asked when that is
+/// news.
 #[inline(always)]
-pub fn hear(path: u8, is_answer: impl Fn() -> bool) {
-    let Some(life) = LIVES.get_ptr_mut(path.into()) else {
+pub fn hear(path: u8, family: usize, is_answer: impl Fn() -> bool) {
+    let Some(life) = LIVES.get_ptr_mut(deadman::life(path, family)) else {
         return;
     };
     // SAFETY: aligned loads and stores of one word of a valid map value.
@@ -122,40 +124,40 @@ pub fn hear(path: u8, is_answer: impl Fn() -> bool) {
 
 struct Maps {
     heard: u64,
+    family: usize,
 }
 
 impl Lives for Maps {
     #[inline(always)]
-    fn load(&self, path: u8) -> Option<(Life, bool)> {
+    fn judge(&self, path: u8, packet: Packet) -> Option<bool> {
         if self.heard & (1 << (path & 0x0f)) == 0 {
             return None;
         }
-        let life = LIVES.get_ptr(path.into())?;
-        // SAFETY: a valid map value; every word of it is right by itself.
-        Some((unsafe { life.read_volatile() }, is_open(path)))
-    }
-
-    #[inline(always)]
-    fn store(&self, path: u8, was_open: bool, judgement: &Judgement) {
-        let (Some(life), Some(open)) = (LIVES.get_ptr_mut(path.into()), open_byte(path)) else {
-            return;
-        };
-        // SAFETY: valid map values; every word of them is right by itself.
+        let life = LIVES.get_ptr_mut(deadman::life(path, self.family))?;
+        let open = open_byte(path, self.family)?;
+        // SAFETY: aligned loads and stores of valid map values; every word of them is right by itself.
         unsafe {
-            (&raw mut (*life).waiting).write_volatile(judgement.waiting);
+            let (answered, waiting) = (&raw mut (*life).answered, &raw mut (*life).waiting);
+            let was_open = open.read_volatile() != 0;
+            let judgement =
+                waiting
+                    .read_volatile()
+                    .judge(was_open, answered.read_volatile() != 0, packet);
+            waiting.write_volatile(judgement.waiting);
             if judgement.begins {
-                (&raw mut (*life).answered).write_volatile(0);
+                answered.write_volatile(0);
             }
             if judgement.open != was_open {
                 open.write_volatile(judgement.open.into());
             }
+            Some(judgement.take)
         }
     }
 }
 
 #[inline(always)]
-fn open_byte(path: u8) -> Option<*mut u8> {
-    let open = OPEN.get_ptr_mut(0)?;
+fn open_byte(path: u8, family: usize) -> Option<*mut u8> {
+    let open = OPEN.get_ptr_mut(family as u32 & 1)?;
     // SAFETY: 16 bytes, and the index is below 16.
     Some(unsafe {
         (&raw mut (*open).0)

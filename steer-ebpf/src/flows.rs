@@ -28,7 +28,7 @@ pub fn path(ways: Ways, packet: &Match, usable: impl Fn(u8) -> bool) -> Result<u
     if let Some((slot, entry)) = known
         && !packet.syn
         // QUIC asks again; nobody answered on a path that the dead-man opened.
-        && !(packet.first && deadman::is_open(entry.path()))
+        && !(packet.first && deadman::is_open(entry.path(), packet.family))
         && (packet.tcp || entry.age(now) <= flow::UDP_EPOCHS)
     {
         if entry.epoch() != now {

@@ -203,12 +203,13 @@ fn target(
     } else {
         flow::mix(u64::from_be(long(client, 0)), u64::from_be(long(client, 1)))
     };
-    let ways = paths.ways(usize::from(!udp.v4), action.class, flow::finish(hash));
+    let family = usize::from(!udp.v4);
+    let ways = paths.ways(family, action.class, flow::finish(hash));
     if !ways.is_steering() {
         return Err(DnsEvent::NoPath);
     }
-    let path = deadman::choose_for_query(ways, now).ok_or(DnsEvent::NoPath)?;
-    let index = table.active[usize::from(path & 0x0f)][usize::from(!udp.v4)];
+    let path = deadman::choose_for_query(ways, family, now).ok_or(DnsEvent::NoPath)?;
+    let index = table.active[usize::from(path & 0x0f)][family & 1];
     let index = u32::from(index);
     let resolver = resolvers::resolver(index)
         .filter(|_| index != 0)

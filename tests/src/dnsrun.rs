@@ -154,7 +154,9 @@ impl DnsBench {
         let mut heartbeat: Array<MapData, Heartbeat> = open(pins, "HEARTBEAT")?;
         heartbeat.set(0, Heartbeat { at: 0, heard }, 0)?;
         let mut down: Array<MapData, Open> = open(pins, "OPEN")?;
-        down.set(0, taken, 0)?;
+        for family in 0..2 {
+            down.set(family, taken, 0)?;
+        }
         Ok(())
     }
 

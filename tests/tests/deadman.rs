@@ -52,6 +52,12 @@ fn first(steer: &Steer<'_>) -> Value {
     steer.status().unwrap()["dead_man"]["breakouts"][0].clone()
 }
 
+/// The same of its families.
+fn each(steer: &Steer<'_>, key: &str) -> [Value; 2] {
+    let families = &first(steer)["families"];
+    [0, 1].map(|family| families[family][key].clone())
+}
+
 /// Kills the controller and waits until the dead-man has noticed.
 fn kill(steer: &mut Steer<'_>) {
     assert_eq!(steer.status().unwrap()["dead_man"]["acts"], false);
@@ -81,10 +87,19 @@ fn connect(lab: &Lab) -> Vec<Answer> {
 
 /// Opens connections until all of them take one way.
 fn until_all_go(lab: &Lab, site: Site, what: &str) {
+    until_families_go(lab, [site, site], what);
+}
+
+/// The same for IPv4 and IPv6.
+fn until_families_go(lab: &Lab, sites: [Site; 2], what: &str) {
     let started = Instant::now();
     loop {
         let answers = connect(lab);
-        if answers.iter().all(|answer| answer.site == site) {
+        let goes = |answer: &Answer| {
+            let family = usize::from(answer.flow.destination.is_ipv6());
+            answer.site == sites[family]
+        };
+        if answers.iter().all(goes) {
             println!("{what}: {:?}", started.elapsed());
             return;
         }
@@ -117,11 +132,11 @@ fn outages_without_a_controller(strictness: u32) {
 
     lab.black_hole(&[lab.breakouts()[0]]).unwrap();
     until_all_go(&lab, Site::Far, "black hole");
-    assert_eq!(first(&steer)["down"], true);
+    assert_eq!(each(&steer, "down"), [true, true]);
     lab.black_hole(&[]).unwrap();
     until_all_go(&lab, Site::Near, "black hole over");
-    assert_eq!(first(&steer)["down"], false);
-    assert_ne!(first(&steer)["openings"], 0);
+    assert_eq!(each(&steer, "down"), [false, false]);
+    assert!(each(&steer, "openings").iter().all(|count| *count != 0));
 
     lab.router
         .ip("route del default\nroute del default via fd99::1\n")
@@ -201,6 +216,39 @@ fn a_black_hole_is_left_in_redirect_mode_too() {
     steer.detach().unwrap();
 }
 
+/// The provider drops everything of one family.
+fn a_dead_family(mode: Mode) {
+    let lab = office(mode, 1);
+    let mut steer = steer(&lab, mode);
+    kill(&mut steer);
+    for (protocol, sites, down) in [
+        ("ipv6", [Site::Near, Site::Far], [false, true]),
+        ("ipv4", [Site::Far, Site::Near], [true, false]),
+    ] {
+        lab.isp
+            .nft(&format!(
+                "table inet hole {{ chain forward {{ type filter hook forward priority 0; \
+                 meta nfproto {protocol} drop\n}}\n}}"
+            ))
+            .unwrap();
+        until_families_go(&lab, sites, &format!("{protocol} dead"));
+        assert_eq!(each(&steer, "down"), down);
+        lab.isp.nft("delete table inet hole").unwrap();
+        until_all_go(&lab, Site::Near, &format!("{protocol} back"));
+    }
+    steer.detach().unwrap();
+}
+
+#[test]
+fn a_family_that_dies_alone_is_left_alone_in_mark_mode() {
+    a_dead_family(Mode::Mark);
+}
+
+#[test]
+fn a_family_that_dies_alone_is_left_alone_in_redirect_mode() {
+    a_dead_family(Mode::Redirect);
+}
+
 #[test]
 fn a_new_controller_takes_over_from_the_dead_man() {
     let lab = office(Mode::Mark, 1);
@@ -265,7 +313,7 @@ fn what_is_no_outage_provokes_nothing() {
         .unwrap();
     let alive = Flow::tcp("52.98.0.1".parse().unwrap(), 443);
     let never_opened = |steer: &Steer<'_>, what: &str| {
-        assert_eq!(first(steer)["openings"], 0, "{what}");
+        assert_eq!(each(steer, "openings"), [0, 0], "{what}");
     };
     let send = |packets: &[Vec<u8>]| inject(&lab.client, packets).unwrap();
 

@@ -620,9 +620,15 @@ impl Families<'_> {
         )?;
         self.counter(
             "dead_man_openings",
-            "How often the kernel took the breakout for down while no controller ran",
+            "How often the kernel took a family of the breakout for down while no controller ran",
             None,
-            breakouts().map(|(labels, it)| (labels, it.openings.into())),
+            breakouts().flat_map(|(labels, it)| {
+                it.families.iter().map(move |family| {
+                    let mut labels = labels.clone();
+                    labels.push(("family", family.family.clone()));
+                    (labels, family.openings.into())
+                })
+            }),
         )
     }
 
@@ -827,7 +833,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::api::{ClassCounter, FamilyStatus, FeedStatus, PreferenceHealth};
+    use crate::api::{ClassCounter, DeadManFamily, FamilyStatus, FeedStatus, PreferenceHealth};
 
     fn queries() -> DnsStatus {
         DnsStatus {
@@ -885,6 +891,20 @@ mod tests {
             answered,
             lost: 4,
             trouble: None,
+        }
+    }
+
+    fn a_dead_man() -> DeadManBreakout {
+        DeadManBreakout {
+            breakout: "fiber".into(),
+            heard: true,
+            hook: None,
+            verified_instructions: None,
+            families: vec![DeadManFamily {
+                family: "IPv6".into(),
+                down: false,
+                openings: 12,
+            }],
         }
     }
 
@@ -977,14 +997,7 @@ mod tests {
             }),
             dead_man: Some(DeadManStatus {
                 acts: false,
-                breakouts: vec![DeadManBreakout {
-                    breakout: "fiber".into(),
-                    heard: true,
-                    hook: None,
-                    verified_instructions: None,
-                    down: false,
-                    openings: 12,
-                }],
+                breakouts: vec![a_dead_man()],
             }),
             dns: Some(queries()),
             problems: vec!["one".into(), "two".into()],
@@ -1201,7 +1214,7 @@ mod tests {
             ("steer_guard_packets_total".to_owned(), 11),
             (r#"steer_dead_man_hears{breakout="fiber"}"#.to_owned(), 1),
             (
-                r#"steer_dead_man_openings_total{breakout="fiber"}"#.to_owned(),
+                r#"steer_dead_man_openings_total{breakout="fiber",family="IPv6"}"#.to_owned(),
                 12,
             ),
         ]

@@ -18,10 +18,10 @@ pub use client::{Client, ClientError};
 pub use metrics::{Metrics, open_metrics};
 pub use server::{Command, Server, serve};
 pub use status::{
-    BreakoutStatus, BypassStatus, BypassedTo, ClassCounter, DeadManBreakout, DeadManStatus,
-    DnsStatus, FamilyStatus, FeedStatus, LanStatus, NftStatus, PathHealth, PlanStatus,
-    PreferenceHealth, PreferenceStatus, ProbeStatus, ResolverStatus, Status, SteeringState,
-    TcpQueryStatus,
+    BreakoutStatus, BypassStatus, BypassedTo, ClassCounter, DeadManBreakout, DeadManFamily,
+    DeadManStatus, DnsStatus, FamilyStatus, FeedStatus, LanStatus, NftStatus, PathHealth,
+    PlanStatus, PreferenceHealth, PreferenceStatus, ProbeStatus, ResolverStatus, Status,
+    SteeringState, TcpQueryStatus,
 };
 
 use serde::{Deserialize, Serialize};

@@ -274,6 +274,15 @@ pub struct DeadManBreakout {
     pub hook: Option<String>,
     /// How many of its instructions the verifier looked at.
     pub verified_instructions: Option<u32>,
+    /// What it says of IPv4 and IPv6 by themselves.
+    pub families: Vec<DeadManFamily>,
+}
+
+/// What the dead-man knows of a family on one breakout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadManFamily {
+    /// `IPv4` or `IPv6`.
+    pub family: String,
     /// Whether the dead-man takes it for down now.
     pub down: bool,
     /// How often it did since steer's maps were made.

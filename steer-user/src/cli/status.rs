@@ -190,18 +190,24 @@ pub(super) fn dead_man(out: &mut String, status: &Status) -> std::fmt::Result {
     };
     for it in &dead_man.breakouts {
         let name = &it.breakout;
-        match (dead_man.acts, it.heard, it.down) {
-            (_, false, _) => writeln!(
+        if !it.heard {
+            writeln!(
                 out,
                 "dead-man  {name}: cannot be judged: nothing hears its answers"
-            )?,
-            (true, true, true) => writeln!(
+            )?;
+            continue;
+        }
+        let down = it.families.iter().filter(|family| family.down);
+        let down: Vec<&str> = down.map(|family| family.family.as_str()).collect();
+        match (dead_man.acts, down.is_empty()) {
+            (true, false) => writeln!(
                 out,
-                "dead-man  {name}: taken for DOWN, tried again every {} s",
+                "dead-man  {name}: {} taken for DOWN, tried again every {} s",
+                down.join(" and "),
                 steer_common::deadman::RETRY / 1_000_000_000
             )?,
-            (true, true, false) => writeln!(out, "dead-man  {name}: no sign that it is dead")?,
-            (false, true, _) => {}
+            (true, true) => writeln!(out, "dead-man  {name}: no sign that it is dead")?,
+            (false, _) => {}
         }
     }
     Ok(())

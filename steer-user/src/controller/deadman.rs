@@ -5,9 +5,10 @@ use tracing::{info, warn};
 
 use super::{Controller, ControllerError, View, report::name_of};
 use crate::{
-    api::{DeadManBreakout, DeadManStatus},
+    api::{DeadManBreakout, DeadManFamily, DeadManStatus},
     config::Breakout,
     datapath::{Attachment, Exit, Maps},
+    system::Family,
 };
 
 /// Where answers come in.
@@ -37,8 +38,16 @@ pub(super) fn status(
             heard: life.heard,
             hook: at.map(|at| at.hook.to_string()),
             verified_instructions: at.and_then(|at| at.verified_instructions),
-            down: life.down,
-            openings: life.openings,
+            families: Family::BOTH
+                .map(|family| {
+                    let life = life.families[family.index()];
+                    DeadManFamily {
+                        family: family.name().into(),
+                        down: life.down,
+                        openings: life.openings,
+                    }
+                })
+                .into(),
         }
     });
     Ok(DeadManStatus {

@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, MapData};
 use steer_common::{
-    deadman::{Heartbeat, Life, Open},
+    deadman::{self, Heartbeat, LIVES as LIVES_COUNT, Life, Open},
     mark,
 };
 
@@ -29,6 +29,13 @@ pub struct PathLife {
     pub path: u8,
     /// Whether its answers are heard: without that it is never taken for down.
     pub heard: bool,
+    /// The same for IPv4 and IPv6 by themselves.
+    pub families: [FamilyLife; 2],
+}
+
+/// What the dead-man says of a family on one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FamilyLife {
     /// Whether it is taken for down now.
     pub down: bool,
     /// How often it was taken for down since steer's maps were made.
@@ -67,13 +74,15 @@ impl DeadMan {
         if before.is_fresh(now.at) && before.heard == now.heard {
             return Ok(());
         }
-        self.open
-            .set(0, Open::default(), 0)
-            .map_err(map_error(OPEN))?;
-        for path in (0_u32..).take(mark::PATHS) {
-            let life = self.lives.get(&path, 0).map_err(map_error(LIVES))?;
+        for family in 0..2 {
+            self.open
+                .set(family, Open::default(), 0)
+                .map_err(map_error(OPEN))?;
+        }
+        for place in (0_u32..).take(LIVES_COUNT) {
+            let life = self.lives.get(&place, 0).map_err(map_error(LIVES))?;
             self.lives
-                .set(path, life.rested(), 0)
+                .set(place, life.rested(), 0)
                 .map_err(map_error(LIVES))?;
         }
         Ok(())
@@ -83,22 +92,31 @@ impl DeadMan {
     pub fn state(&self) -> Result<DeadManState, DatapathError> {
         let heartbeat = self.heartbeat()?;
         let acts = !heartbeat.is_fresh(monotonic_ns());
-        let open = self.open.get(&0, 0).map_err(map_error(OPEN))?;
         let mut paths = Vec::new();
-        for (path, is_open) in (0_u8..).zip(open.0) {
-            let life = self.lives.get(&path.into(), 0).map_err(map_error(LIVES))?;
+        for path in (0_u8..).take(mark::PATHS) {
+            let [v4, v6] = [0, 1].map(|family| self.family(path, family, acts));
+            let families = [v4?, v6?];
             let heard = heartbeat.heard & (1 << path) != 0;
-            if heard || life.waiting.openings != 0 {
+            if heard || families.iter().any(|it| it.openings != 0) {
                 paths.push(PathLife {
                     path,
                     heard,
-                    // An answered one is up from its next packet on.
-                    down: acts && is_open != 0 && life.answered == 0,
-                    openings: life.waiting.openings,
+                    families,
                 });
             }
         }
         Ok(DeadManState { acts, paths })
+    }
+
+    fn family(&self, path: u8, family: u32, acts: bool) -> Result<FamilyLife, DatapathError> {
+        let open = self.open.get(&family, 0).map_err(map_error(OPEN))?;
+        let place = deadman::life(path, family as usize);
+        let life = self.lives.get(&place, 0).map_err(map_error(LIVES))?;
+        Ok(FamilyLife {
+            // An answered one is up from its next packet on.
+            down: acts && open.0[usize::from(path)] != 0 && life.answered == 0,
+            openings: life.waiting.openings,
+        })
     }
 
     fn heartbeat(&self) -> Result<Heartbeat, DatapathError> {

@@ -17,7 +17,7 @@ mod sys;
 mod tc;
 pub(crate) mod trial;
 
-pub use deadman::{DeadMan, DeadManState, PathLife};
+pub use deadman::{DeadMan, DeadManState, FamilyLife, PathLife};
 pub use dns::{Dns, DnsMaps, LearnedAddress, PendingQuery};
 pub use exits::Exit;
 pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
