@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::Lab,
     m365::{Category, Example, examples},
     residue::Snapshot,
     scenario,
@@ -129,7 +129,7 @@ pub fn run(options: &Options) -> Result<usize> {
     let began = Instant::now();
 
     say.line(&picture(options.mode));
-    let lab = Lab::start(lab_options(options.mode))?;
+    let lab = Lab::start(options.mode.office())?;
     say.step(
         began,
         "the office is up: seven network namespaces, real routing and nftables",
@@ -221,18 +221,6 @@ pub fn run(options: &Options) -> Result<usize> {
         println!("{}", verdict.json(options.mode, &status));
     }
     Ok(verdict.problems())
-}
-
-fn lab_options(mode: Mode) -> LabOptions {
-    match mode {
-        Mode::Mark => LabOptions::default(),
-        // Redirected packets pass neither a translation nor a firewall.
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    }
 }
 
 /// Opens every conversation as a new one, and watches the wires meanwhile.

@@ -39,6 +39,7 @@ pub mod m365;
 pub mod marker;
 pub mod namespace;
 pub mod packet;
+pub mod pppoe;
 pub mod residue;
 pub mod scenario;
 pub mod server;

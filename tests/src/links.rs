@@ -9,8 +9,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    lab::{Breakout, Lab, LabOptions, LanKind},
+    lab::{Breakout, Lab, LabOptions},
     namespace::Namespace,
+    pppoe::{self, Session},
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -39,11 +40,13 @@ pub enum Kind {
     Gre,
     /// The provider's port in a VRF.
     Vrf,
+    /// A PPPoE session over the provider's port, which the router dials.
+    Pppoe,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Vlan,
         Self::Bridge,
         Self::Bond,
@@ -51,11 +54,12 @@ impl Kind {
         Self::Tun,
         Self::Gre,
         Self::Vrf,
+        Self::Pppoe,
     ];
 
     /// Whether packets on it begin with the IP header.
     pub fn is_bare(self) -> bool {
-        matches!(self, Self::Tun | Self::Gre)
+        matches!(self, Self::Tun | Self::Gre | Self::Pppoe)
     }
 }
 
@@ -69,6 +73,7 @@ impl fmt::Display for Kind {
             Self::Tun => "TUN",
             Self::Gre => "GRE",
             Self::Vrf => "VRF",
+            Self::Pppoe => "PPPoE",
         })
     }
 }
@@ -77,6 +82,25 @@ impl fmt::Display for Kind {
 #[derive(Debug)]
 pub struct Laid {
     _line: Option<Wan>,
+    session: Option<Session>,
+}
+
+impl Laid {
+    /// Takes the link away, in the way of its kind.
+    pub fn lose(&self, lab: &Lab) -> Result<()> {
+        match &self.session {
+            Some(session) => session.cut(lab),
+            None => lab.link_down(&lab.breakouts()[0]),
+        }
+    }
+
+    /// Brings it back.
+    pub fn restore(&self, lab: &Lab) -> Result<()> {
+        match &self.session {
+            Some(session) => session.repair(lab),
+            None => lab.link_up(&lab.breakouts()[0]),
+        }
+    }
 }
 
 /// Makes the lab's first breakout one of that kind; `None` if this kernel has no such devices.
@@ -104,6 +128,15 @@ pub fn lay(lab: &Lab, kind: Kind) -> Result<Option<Laid>> {
             let lines: Option<Vec<_>> = lines.map(|line| line.strip_prefix("ip ")).collect();
             let lines = lines.context("the recipe is lines of `ip`")?;
             router.ip(&(lines.join("\n") + "\n"))?;
+        }
+        Kind::Pppoe => {
+            move_aside(router, interface)?;
+            move_aside(isp, isp_interface)?;
+            let session = Some(Session::dial(lab)?);
+            return Ok(Some(Laid {
+                _line: None,
+                session,
+            }));
         }
         Kind::Bridge | Kind::Bond => {
             move_aside(router, interface)?;
@@ -149,7 +182,10 @@ pub fn lay(lab: &Lab, kind: Kind) -> Result<Option<Laid>> {
     ))?;
     lab.link_up(&breakout)
         .with_context(|| format!("bring the {kind} up"))?;
-    Ok(Some(Laid { _line: line }))
+    Ok(Some(Laid {
+        _line: line,
+        session: None,
+    }))
 }
 
 /// What a recipe does on the router, as `docs/recipes.md` says it.
@@ -174,6 +210,7 @@ fn move_aside(namespace: &Namespace, name: &str) -> Result<()> {
 fn is_available(namespace: &Namespace, kind: Kind) -> bool {
     let words = match kind {
         Kind::Tun => return true,
+        Kind::Pppoe => return pppoe::is_available(),
         Kind::Vlan => "link lan0 name try0 type vlan id 7",
         Kind::Bridge => "try0 type bridge",
         Kind::Bond => "try0 type bond",
@@ -189,19 +226,15 @@ fn is_available(namespace: &Namespace, kind: Kind) -> bool {
 /// An office for one of these breakouts.
 pub fn office(mode: Mode) -> Result<Lab> {
     Lab::start(LabOptions {
-        lan: match mode {
-            Mode::Mark => LanKind::Private,
-            Mode::Redirect => LanKind::Public,
-        },
         firewall: false,
-        ..LabOptions::default()
+        ..mode.office()
     })
 }
 
 /// Steers over such a breakout, loses it, and has it back. False if this kernel has no such devices.
 pub fn steers_over(kind: Kind, mode: Mode) -> Result<bool> {
     let lab = office(mode)?;
-    let Some(_laid) = lay(&lab, kind)? else {
+    let Some(laid) = lay(&lab, kind)? else {
         return Ok(false);
     };
     let settings = Settings {
@@ -219,13 +252,12 @@ pub fn steers_over(kind: Kind, mode: Mode) -> Result<bool> {
     wait_until_it_is(&steer, "up")?;
     assert_steered(&lab)?;
 
-    let breakout = lab.breakouts()[0];
-    lab.link_down(&breakout)?;
+    laid.lose(&lab)?;
     wait_until_it_is(&steer, "down")?;
     for answer in probe_all(&lab.client, &flows(2, 2))? {
         ensure!(answer.site == Site::Far, "while it is down: {answer:?}");
     }
-    lab.link_up(&breakout)?;
+    laid.restore(&lab)?;
     wait_until_it_is(&steer, "up")?;
     // The link is back before the neighbours at both ends are.
     let started = Instant::now();

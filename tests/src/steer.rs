@@ -17,7 +17,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::lab::{Lab, LanKind};
+use crate::lab::{Lab, LabOptions, LanKind};
 
 /// How steer takes packets to the breakout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,18 @@ impl Mode {
         match self {
             Self::Mark => "mark",
             Self::Redirect => "redirect",
+        }
+    }
+
+    /// The office that the mode is made for. Redirected packets pass neither a translation nor a firewall.
+    pub fn office(self) -> LabOptions {
+        match self {
+            Self::Mark => LabOptions::default(),
+            Self::Redirect => LabOptions {
+                lan: LanKind::Public,
+                firewall: false,
+                ..LabOptions::default()
+            },
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use steer_tests::{
-    lab::{BREAKOUTS, Lab, LabOptions, LanKind},
+    lab::{BREAKOUTS, Lab, LanKind},
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -15,15 +15,7 @@ use steer_tests::{
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn office(mode: Mode) -> Lab {
-    Lab::start(match mode {
-        Mode::Mark => LabOptions::default(),
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    })
-    .unwrap()
+    Lab::start(mode.office()).unwrap()
 }
 
 /// Waits until new flows of both families leave by the breakout again.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::Lab,
     residue::Snapshot,
     scenario::flows,
     server::Site,
@@ -31,15 +31,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 
 /// Conntrack is in use already, so that mark mode steers at once; redirect mode watches a moment.
 fn office(mode: Mode) -> Lab {
-    Lab::start(match mode {
-        Mode::Mark => LabOptions::default(),
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    })
-    .unwrap()
+    Lab::start(mode.office()).unwrap()
 }
 
 fn settings(mode: Mode) -> Settings {

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use steer_tests::{
-    lab::{Breakout, Lab, LabOptions, LanKind},
+    lab::{Breakout, Lab, LabOptions},
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -476,7 +476,7 @@ fn a_link_without_an_ipv6_address_carries_ipv4_alone_and_is_up() {
 
 #[test]
 fn redirect_mode_takes_a_dead_family_off_the_breakout() {
-    let lab = public_office();
+    let lab = Lab::start(Mode::Redirect.office()).unwrap();
     let settings = Settings {
         mode: Mode::Redirect,
         health: rules(SHORT_HOLD),
@@ -492,18 +492,9 @@ fn redirect_mode_takes_a_dead_family_off_the_breakout() {
     steer.detach().unwrap();
 }
 
-fn public_office() -> Lab {
-    Lab::start(LabOptions {
-        lan: LanKind::Public,
-        firewall: false,
-        ..LabOptions::default()
-    })
-    .unwrap()
-}
-
 #[test]
 fn redirect_mode_leaves_a_black_hole_and_returns_to_the_path() {
-    let lab = public_office();
+    let lab = Lab::start(Mode::Redirect.office()).unwrap();
     let settings = Settings {
         mode: Mode::Redirect,
         health: rules(SHORT_HOLD),

@@ -63,6 +63,7 @@ kinds! {
     a_bare_ip_device_is_a_breakout_in_mark_mode: Tun, Mark;
     a_gre_tunnel_is_a_breakout_in_mark_mode: Gre, Mark;
     a_port_in_a_vrf_is_a_breakout_in_mark_mode: Vrf, Mark;
+    a_pppoe_session_is_a_breakout_in_mark_mode: Pppoe, Mark;
     a_vlan_is_a_breakout_in_redirect_mode: Vlan, Redirect;
     a_bridge_is_a_breakout_in_redirect_mode: Bridge, Redirect;
 }

@@ -12,7 +12,7 @@ use std::{
 use etherparse::PacketBuilder;
 use serde_json::Value;
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::{Lab, LabOptions},
     residue::Snapshot,
     server::Site,
     steer::{self, Mode, Settings, Steer, write_config},
@@ -166,15 +166,7 @@ fn a_killed_controller_of_redirect_mode_is_missed_and_replaced() {
 }
 
 fn office(mode: Mode) -> Lab {
-    let options = match mode {
-        Mode::Mark => LabOptions::default(),
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    };
-    Lab::start(options).unwrap()
+    Lab::start(mode.office()).unwrap()
 }
 
 /// A TCP segment to Microsoft 365 whose header says that it is longer than the packet.

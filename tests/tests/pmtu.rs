@@ -10,7 +10,7 @@ use std::{
 };
 
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::{Lab, LabOptions},
     server::{Site, parse_answer},
     steer::{Mode, Settings, Steer},
 };
@@ -21,14 +21,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const MTU: &str = "1300";
 
 fn errors_of_a_narrow_hop_reach_the_client(mode: Mode) {
-    let lan = match mode {
-        Mode::Mark => LanKind::Private,
-        Mode::Redirect => LanKind::Public,
-    };
     let lab = Lab::start(LabOptions {
-        lan,
         firewall: false,
-        ..LabOptions::default()
+        ..mode.office()
     })
     .unwrap();
     let settings = Settings {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::{Lab, LabOptions},
     residue::Snapshot,
     scenario::flows,
     server::Site,
@@ -21,14 +21,9 @@ use steer_tests::{
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn office(mode: Mode) -> Lab {
-    let lan = match mode {
-        Mode::Mark => LanKind::Private,
-        Mode::Redirect => LanKind::Public,
-    };
     Lab::start(LabOptions {
-        lan,
         firewall: false,
-        ..LabOptions::default()
+        ..mode.office()
     })
     .unwrap()
 }
@@ -248,12 +243,7 @@ fn a_flushed_ruleset_comes_back() {
 
 #[test]
 fn another_mode_is_refused_while_the_programs_of_the_first_steer() {
-    let lab = Lab::start(LabOptions {
-        lan: LanKind::Public,
-        firewall: false,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = Lab::start(Mode::Redirect.office()).unwrap();
     let mut steer = Steer::start(&lab, &settings(Mode::Mark)).unwrap();
     steer.stop().unwrap();
     let config = std::fs::read_to_string(steer.config()).unwrap();

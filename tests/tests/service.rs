@@ -17,7 +17,7 @@ use std::{
 
 use serde_json::Value;
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::{Lab, LabOptions},
     scenario::flows,
     server::Site,
     steer::{Mode, Settings, Steer},
@@ -52,15 +52,7 @@ fn with_the_rights_of_the_unit() -> Vec<String> {
 
 /// The whole life of a controller: start, repair, reload, restart, detach.
 fn lives_with_the_rights_of_the_unit(mode: Mode) {
-    let lab = Lab::start(match mode {
-        Mode::Mark => LabOptions::default(),
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    })
-    .unwrap();
+    let lab = Lab::start(mode.office()).unwrap();
     let settings = Settings {
         mode,
         under: with_the_rights_of_the_unit(),

@@ -20,15 +20,7 @@ use steer_tests::{
 };
 
 fn office(mode: Mode) -> Lab {
-    let options = match mode {
-        Mode::Mark => LabOptions::default(),
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    };
-    Lab::start(options).unwrap()
+    Lab::start(mode.office()).unwrap()
 }
 
 fn settings(mode: Mode) -> Settings {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::Lab,
     residue::Snapshot,
     scenario::flows,
     server::Site,
@@ -60,15 +60,7 @@ impl Drop for Over<'_> {
 
 fn an_upgrade_and_a_downgrade_lose_and_move_nothing(mode: Mode) {
     let (old, next) = (binary().unwrap(), next_binary());
-    let lab = Lab::start(match mode {
-        Mode::Mark => LabOptions::default(),
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    })
-    .unwrap();
+    let lab = Lab::start(mode.office()).unwrap();
     let before = Snapshot::take(&lab).unwrap();
     // These begin on the backbone, and stay there.
     let far = Fleet::open(&lab.client, &flows(5, 5), PERIOD).unwrap();
@@ -149,15 +141,7 @@ fn an_upgrade_and_a_downgrade_in_redirect_mode_lose_and_move_nothing() {
 /// An upgrade that is cut anywhere: old or new programs steer, and the next start goes on from there.
 fn an_upgrade_may_be_cut_anywhere(mode: Mode) {
     let (old, next) = (binary().unwrap(), next_binary());
-    let lab = Lab::start(match mode {
-        Mode::Mark => LabOptions::default(),
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    })
-    .unwrap();
+    let lab = Lab::start(mode.office()).unwrap();
     let before = Snapshot::take(&lab).unwrap();
     let settings = Settings {
         mode,

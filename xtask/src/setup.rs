@@ -48,6 +48,16 @@ const DAEMONS: &[(&str, &str, &str)] = &[
     ),
     ("usr/bin/duk", "duktape", "it runs the exported PAC file"),
     (
+        "usr/sbin/pppd",
+        "ppp",
+        "a router of the lab dials its provider",
+    ),
+    (
+        "usr/sbin/pppoe-server",
+        "pppoe",
+        "a provider of the lab is dialled",
+    ),
+    (
         "usr/bin/minisign",
         "minisign",
         "it signs the lists of a mirror",

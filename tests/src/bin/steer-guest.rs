@@ -20,7 +20,7 @@ use aya::programs::loaded_programs;
 use serde_json::Value;
 use steer_tests::{
     dnsrun::{self, DnsBench},
-    lab::{Lab, LabOptions, LanKind},
+    lab::Lab,
     links::{Kind, steers_over},
     m365::examples,
     residue::Snapshot,
@@ -168,7 +168,7 @@ fn dns_programs() -> Result<[String; 2]> {
 
 /// A whole life: steer, kill, steer on, take over, detach. How it was attached.
 fn steers(mode: Mode, xdp: &str) -> Result<String> {
-    let lab = Lab::start(options(mode))?;
+    let lab = Lab::start(mode.office())?;
     let before = Snapshot::take(&lab)?;
     let settings = Settings {
         mode,
@@ -211,7 +211,7 @@ fn queries(mode: Mode) -> Result<String> {
     if let (Mode::Redirect, Some(_)) = (mode, datapath::too_old_for_redirect()) {
         return Ok("no redirect mode".into());
     }
-    let lab = Lab::start(options(mode))?;
+    let lab = Lab::start(mode.office())?;
     let _far = answers::Server::start(&lab.hq, answers::FAR)?;
     let _near = answers::Server::start(&lab.isp, answers::NEAR)?;
     let before = Snapshot::take(&lab)?;
@@ -275,7 +275,7 @@ fn steers_over_every_kind() -> Result<String> {
 
 /// A clsact qdisc that was there before, with a filter of somebody else, is there after detach.
 fn leaves_a_neighbour_alone() -> Result<String> {
-    let lab = Lab::start(options(Mode::Mark))?;
+    let lab = Lab::start(Mode::Mark.office())?;
     let tc = |arguments: &str| {
         let words: Vec<&str> = arguments.split_whitespace().collect();
         lab.router.output("tc", &words)
@@ -304,18 +304,6 @@ fn leaves_a_neighbour_alone() -> Result<String> {
         "the neighbour's filters were never there"
     );
     Ok("left alone".into())
-}
-
-fn options(mode: Mode) -> LabOptions {
-    match mode {
-        Mode::Mark => LabOptions::default(),
-        // Redirected packets pass neither a translation nor a firewall.
-        Mode::Redirect => LabOptions {
-            lan: LanKind::Public,
-            firewall: false,
-            ..LabOptions::default()
-        },
-    }
 }
 
 fn live(lab: &Lab, steer: &mut Steer<'_>, mode: Mode) -> Result<String> {

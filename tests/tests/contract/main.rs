@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::{Value, json};
 use steer_tests::{
-    lab::{Lab, LabOptions, LanKind},
+    lab::{Lab, LabOptions},
     server::Site,
     steer::{self, Mode, Settings, Steer},
     traffic::{Fleet, Flow, Protocol, Record, probe_all},
@@ -54,12 +54,8 @@ const COMING: [&str; 2] = ["104.146.0.0/17", "2620:1ec::/36"];
 fn keep_the_contract(mode: Mode) {
     let lab = Lab::start(LabOptions {
         breakouts: 2,
-        lan: match mode {
-            Mode::Mark => LanKind::Private,
-            Mode::Redirect => LanKind::Public,
-        },
         firewall: false,
-        ..LabOptions::default()
+        ..mode.office()
     })
     .unwrap();
     let mut office = Office::new(&lab, mode);

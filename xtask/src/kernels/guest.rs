@@ -32,6 +32,10 @@ const MODULES: &[&str] = &[
     "vxlan",
     "ip_gre",
     "vrf",
+    "ppp_generic",
+    "pppox",
+    "pppoe",
+    "ppp_async",
     "nfnetlink",
     "nf_tables",
     "nf_conntrack",
@@ -135,6 +139,7 @@ pub fn prepare(directory: &Path, release: &str) -> Result<Guest> {
         copy_program(&path, &files.join("usr/bin").join(name), &files)?;
     }
     symlink("kmod", files.join("usr/bin/modprobe"))?;
+    copy_dialler(&files)?;
     let busybox = find("busybox").context("busybox is not installed")?;
     copy_program(&busybox, &files.join("usr/bin/busybox"), &files)?;
     for name in ["steer", "steer-guest"] {
@@ -205,18 +210,30 @@ fn skeleton(files: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where programs of the lab are unpacked that this machine does not have.
+fn unpacked() -> PathBuf {
+    workspace().join("target/tools/lab")
+}
+
 /// Copies a program, and the libraries that it is linked with to the places where it looks.
 fn copy_program(from: &Path, to: &Path, files: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
+    let folders = ["usr/lib", "lib"].map(|it| unpacked().join(it).join("x86_64-linux-gnu"));
+    let folders = folders.map(|it| it.display().to_string()).join(":");
     // ldd fails for what needs no library.
-    let Ok(libraries) = program("ldd").arg(from).quiet_output() else {
+    let ldd = program("ldd").env("LD_LIBRARY_PATH", folders).arg(from);
+    let Ok(libraries) = ldd.quiet_output() else {
         return Ok(());
     };
     let paths = libraries
         .split_whitespace()
         .filter(|word| word.starts_with('/'));
     for library in paths {
-        let to = files.join(library.trim_start_matches('/'));
+        let place = Path::new(library);
+        let place = place
+            .strip_prefix(unpacked())
+            .or_else(|_| place.strip_prefix("/"));
+        let to = files.join(place?);
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -224,6 +241,33 @@ fn copy_program(from: &Path, to: &Path, files: &Path) -> Result<()> {
             fs::copy(library, &to).with_context(|| format!("copy {library}"))?;
         }
     }
+    Ok(())
+}
+
+/// Copies what dials and is dialled, unpacked or of this machine, with the plugin by which both reach the
+/// kernel's PPPoE.
+fn copy_dialler(files: &Path) -> Result<()> {
+    let find = |place: &str| {
+        let places = [unpacked().join(place), Path::new("/").join(place)];
+        let found = places.into_iter().find(|path| path.exists());
+        found.with_context(|| format!("there is no {place}; `cargo xtask setup` brings it"))
+    };
+    for name in ["pppd", "pppoe-server", "pppoe"] {
+        let path = find(&format!("usr/sbin/{name}"))?;
+        copy_program(&path, &files.join("usr/bin").join(name), files)?;
+    }
+    // pppd starts its mover through a shell.
+    symlink("busybox", files.join("usr/bin/sh"))?;
+    // Below a folder for the version, and only one of it is there.
+    let versions = find("usr/lib/pppd")?;
+    let version = fs::read_dir(&versions)?
+        .next()
+        .with_context(|| format!("{} is empty", versions.display()))??;
+    let plugins = files.join("etc/ppp/plugins");
+    fs::create_dir_all(&plugins)?;
+    let plugin = version.path().join("pppoe.so");
+    fs::copy(&plugin, plugins.join("rp-pppoe.so"))
+        .with_context(|| format!("copy {}", plugin.display()))?;
     Ok(())
 }
 

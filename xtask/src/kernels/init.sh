@@ -6,10 +6,13 @@ busybox=/bin/busybox
 $busybox mount -t proc proc /proc
 $busybox mount -t sysfs sysfs /sys
 $busybox mount -t devtmpfs devtmpfs /dev
+$busybox mkdir /dev/pts
+$busybox mount -t devpts devpts /dev/pts
 $busybox mount -t bpf bpf /sys/fs/bpf
 $busybox mount -t tmpfs tmpfs /run
 $busybox mount -t tmpfs tmpfs /tmp
 modprobe tun
+modprobe pppoe
 # As a service finds it: before Linux 5.11 BPF maps are charged to it.
 ulimit -l 64
 $busybox stty -F /dev/ttyS1 raw
