@@ -373,7 +373,11 @@ fn counters(status: &Value) -> String {
         "bytes",
     ];
     for counter in status["counters"].as_array().into_iter().flatten() {
-        table.add_row(keys.map(|key| word(&counter[key])));
+        // As `steer status` says it.
+        table.add_row(keys.map(|key| match (key, &counter[key]) {
+            ("path", Value::Null) => String::from("none up"),
+            (_, value) => word(value),
+        }));
     }
     let mut text = String::from("\n  What steer counted meanwhile:\n");
     for line in table.to_string().lines() {

@@ -23,7 +23,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens on the socket.
-    #[error("no controller answers on {socket}: {source}")]
+    #[error("no controller answers on {socket}: {source}. Start it: steer run")]
     Absent {
         /// The socket.
         socket: PathBuf,

@@ -29,6 +29,9 @@ pub(super) struct Args {
 
 #[derive(Serialize, Default)]
 struct Shown {
+    /// Nothing of steer's reads queries.
+    #[serde(skip)]
+    off: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pending: Option<Vec<Pending>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,8 +79,16 @@ pub(super) fn main(args: &Args) -> Result<ExitCode, Failure> {
 
 fn read(system: &SystemConfig, args: &Args) -> anyhow::Result<Shown> {
     let both = args.pending == args.learned;
-    let maps = DnsMaps::open(&PinDir::new(&system.pin_dir))?;
+    let pins = PinDir::new(&system.pin_dir);
     let mut shown = Shown::default();
+    // What may not be looked at is an error of its own.
+    if matches!(pins.map("NAMES").try_exists(), Ok(false)) {
+        shown.off = true;
+        shown.pending = (both || args.pending).then(Vec::new);
+        shown.learned = (both || args.learned).then(Vec::new);
+        return Ok(shown);
+    }
+    let maps = DnsMaps::open(&pins)?;
     if both || args.pending {
         let awaited = maps.pending()?.into_iter();
         let awaited = awaited.filter(|it| it.value.flags & ANSWERED == 0);
@@ -145,6 +156,17 @@ fn dns_ip(address: steer_common::dns::Address) -> String {
 
 fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
+    if shown.off {
+        out += "no query is steered: steer does not run, no breakout has resolvers, or [dns] queries is \
+                \"leave\"\n";
+        return Ok(out);
+    }
+    if shown.pending.as_ref().is_some_and(Vec::is_empty) {
+        writeln!(out, "pending   none")?;
+    }
+    if shown.learned.as_ref().is_some_and(Vec::is_empty) {
+        writeln!(out, "learned   none")?;
+    }
     for it in shown.pending.iter().flatten() {
         writeln!(
             out,

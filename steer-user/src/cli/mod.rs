@@ -160,14 +160,25 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(Failure::Usage(error)) => {
-            eprintln!("steer: {error:#}");
+            eprintln!("steer: {}", told(&error));
             ExitCode::from(2)
         }
         Err(Failure::Wrong(error)) => {
-            eprintln!("steer: {error:#}");
+            eprintln!("steer: {}", told(&error));
             ExitCode::from(1)
         }
     }
+}
+
+/// An error with its causes, each said once: some say theirs themselves.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// The end of a command that only reads files: what it cannot use is usage or configuration.
@@ -196,4 +207,18 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     println!("{}", serde_json::to_string(value)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_the_error_names_itself_is_not_said_again() {
+        let cause = || std::io::Error::other("the disk is gone");
+        let silent = anyhow::Error::new(cause()).context("the list was not written");
+        assert_eq!(told(&silent), "the list was not written: the disk is gone");
+        let naming = anyhow::Error::new(cause()).context("the disk is gone, nothing was written");
+        assert_eq!(told(&naming), "the disk is gone, nothing was written");
+    }
 }

@@ -286,6 +286,7 @@ fn probe_line(out: &mut String, probe: &ProbeStatus) -> std::fmt::Result {
     write!(out, "  probe   {} {}: ", probe.kind, probe.target)?;
     match (probe.rtt_ms, probe.jitter_ms) {
         (Some(rtt), Some(jitter)) => write!(out, "{rtt:.1} ms, give or take {jitter:.1}")?,
+        _ if probe.lost == 0 => write!(out, "not answered yet")?,
         _ => write!(out, "never answered")?,
     }
     write!(out, "; loss {:.0} %", probe.loss * 100.0)?;
