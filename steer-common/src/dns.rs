@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{mark, names::KEY_OCTETS};
+use crate::{flow, mark, names::KEY_OCTETS};
 
 /// An address in network order, IPv4 mapped into IPv6.
 pub type Address = [u8; 16];
@@ -198,6 +198,70 @@ pub struct Asker {
     pub reserved: [u16; 3],
 }
 
+/// How long an address lives that an answer taught, in seconds, by the answer's time to live.
+#[inline(always)]
+pub const fn life(ttl: u32) -> u32 {
+    if ttl < SHORTEST_LIFE {
+        SHORTEST_LIFE
+    } else if ttl > LONGEST_LIFE {
+        LONGEST_LIFE
+    } else {
+        ttl
+    }
+}
+
+/// Whether an address can be that of a public service: not private, not reserved, no multicast.
+#[inline(always)]
+pub const fn is_plausible(address: &Address, v6: bool) -> bool {
+    if v6 {
+        // Global unicast (RFC 4291, 2.4).
+        return address[0] & 0xe0 == 0x20;
+    }
+    let (a, b) = (address[12], address[13]);
+    !(a == 0
+        || a == 10
+        || a == 127
+        || a >= 224
+        || (a == 100 && b & 0xc0 == 64)
+        || (a == 169 && b == 254)
+        || (a == 172 && b & 0xf0 == 16)
+        || (a == 192 && b == 168))
+}
+
+/// One half of an address.
+#[inline(always)]
+pub fn long(address: &Address, half: usize) -> u64 {
+    let at = half * 8;
+    u64::from_ne_bytes([
+        address[at],
+        address[at + 1],
+        address[at + 2],
+        address[at + 3],
+        address[at + 4],
+        address[at + 5],
+        address[at + 6],
+        address[at + 7],
+    ])
+}
+
+/// A number for a client.
+#[inline(always)]
+pub fn client(client: &Address) -> u64 {
+    flow::finish(flow::mix(flow::mix(!0, long(client, 0)), long(client, 1)))
+}
+
+/// The key of a client and an address that it asked for.
+#[inline(always)]
+pub fn asker(client: &Address, address: &Address) -> u64 {
+    let mut hash = 0;
+    let mut word = 0;
+    while word < 2 {
+        hash = flow::mix(flow::mix(hash, long(client, word)), long(address, word));
+        word += 1;
+    }
+    flow::finish(hash)
+}
+
 /// What a name or a client had of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -208,6 +272,32 @@ pub struct Budget {
     pub used: u32,
 }
 
+impl Budget {
+    /// The place of somebody's counter.
+    #[inline(always)]
+    pub const fn place(who: u64) -> u32 {
+        who as u32 & (BUDGETS - 1)
+    }
+
+    /// Whether there is something left of `most` in a window.
+    #[inline(always)]
+    pub const fn allows(self, most: u32, window: u64) -> bool {
+        self.window != window as u32 || self.used < most
+    }
+
+    /// The same with one less left.
+    #[inline(always)]
+    pub const fn spent(self, window: u64) -> Self {
+        let window = window as u32;
+        let used = if self.window == window { self.used } else { 0 };
+        Self {
+            window,
+            used: used.saturating_add(1),
+        }
+    }
+}
+
+const _: () = assert!(BUDGETS.is_power_of_two());
 const _: () = assert!(size_of::<DnsTable>() == 36);
 const _: () = assert!(size_of::<Resolver>() == 16);
 const _: () = assert!(size_of::<ResolverState>() == 32);

@@ -16,6 +16,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::flow;
+
 /// The octets of a key. A longer name is compared by its last 64 octets.
 pub const KEY_OCTETS: usize = 64;
 /// The most patterns with a `*` behind a beginning that one end of names has.
@@ -115,6 +117,19 @@ impl NameRule {
     }
 }
 
+/// A number for a name, by its octets in a message without the root, and by the words of its key; to
+/// be [finished](flow::finish).
+#[inline(always)]
+pub fn hash(length: u32, word: impl Fn(usize) -> u64) -> u64 {
+    let mut hash = u64::from(length);
+    let mut place = 0;
+    while place < KEY_OCTETS / 8 {
+        hash = flow::mix(hash, word(place));
+        place += 1;
+    }
+    hash
+}
+
 /// The letters of eight octets in lower case; every other octet stays.
 #[inline(always)]
 pub const fn lower(word: u64) -> u64 {
@@ -129,7 +144,9 @@ pub const fn lower(word: u64) -> u64 {
 #[cfg(feature = "user")]
 mod table;
 #[cfg(feature = "user")]
-pub use table::{Aim, NameClaim, NameTable, Pattern, PatternError, TableError, readable};
+pub use table::{
+    Aim, NameClaim, NameTable, Pattern, PatternError, TableError, WholeName, readable,
+};
 
 #[cfg(test)]
 mod tests {

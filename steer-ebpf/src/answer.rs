@@ -9,16 +9,16 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use steer_common::dns::{
-    self, ANSWERED, Address, Asker, CLIENT_BUDGET, DnsEvent, FOREIGN_LIFE, LONGEST_LIFE, Learned,
-    MAX_ADDRESSES, NAME_BUDGET, PENDING_LIFE, PendingKey, REFUSE_SHARED, REWRITTEN, SECOND, SHARED,
-    SHORTEST_LIFE, TEACHES, WINDOW_SHIFT,
+    self, ANSWERED, Address, Asker, CLIENT_BUDGET, DnsEvent, FOREIGN_LIFE, Learned, MAX_ADDRESSES,
+    NAME_BUDGET, PENDING_LIFE, PendingKey, REFUSE_SHARED, REWRITTEN, SECOND, SHARED, TEACHES,
+    WINDOW_SHIFT,
 };
 
 use crate::{
     address::{self, Field},
     budget::{self, Budgets},
     classify, config,
-    learned::{self, ASKERS, LEARNED},
+    learned::{ASKERS, LEARNED},
     message::{self, Buffer, Counts, LONGEST, Message, Side, Udp, half},
     parse::{self, Bytes, Link},
     resolvers,
@@ -262,7 +262,7 @@ extern "C" fn teach_address(index: u64, lesson: u64, now: u64) -> u64 {
     let address = message.address();
     if lesson == FOREIGN_LESSON {
         claim(address, refuse, now);
-    } else if is_plausible(address, v6) && !classify::is_in_plan(address, !v6) {
+    } else if dns::is_plausible(address, v6) && !classify::is_in_plan(address, !v6) {
         learn(message, address, lesson as u16, refuse, now);
     } else {
         resolvers::count(DnsEvent::Implausible);
@@ -304,7 +304,7 @@ unsafe fn share(learned: *mut Learned, refuse: bool) {
 #[inline(always)]
 fn learn(message: Message, address: &Address, class: u16, refuse: bool, now: u64) {
     let ttl = message::ttl(message);
-    let life = ttl.clamp(SHORTEST_LIFE, LONGEST_LIFE);
+    let life = dns::life(ttl);
     let expires = now + u64::from(life) * SECOND;
     let client = message.pending_key().client;
     // SAFETY: one word, read once.
@@ -331,7 +331,7 @@ fn learn(message: Message, address: &Address, class: u16, refuse: bool, now: u64
     } else {
         let (name, _) = message::hashes(message);
         let window = now >> WINDOW_SHIFT;
-        let who = learned::client(&client);
+        let who = dns::client(&client);
         let (Some(of_client), Some(of_name)) = (
             budget::left(&CLIENT_BUDGETS, who, CLIENT_BUDGET, window),
             budget::left(&NAME_BUDGETS, name, NAME_BUDGET, window),
@@ -361,23 +361,5 @@ fn learn(message: Message, address: &Address, class: u16, refuse: bool, now: u64
         class,
         reserved: [0; 3],
     };
-    let _ = ASKERS.insert(learned::asker(&client, address), asker, 0);
-}
-
-/// Whether an address can be that of a public service: not private, not reserved, no multicast.
-#[inline(always)]
-fn is_plausible(address: &Address, v6: bool) -> bool {
-    if v6 {
-        // Global unicast (RFC 4291, 2.4).
-        return address[0] & 0xe0 == 0x20;
-    }
-    let (a, b) = (address[12], address[13]);
-    !(a == 0
-        || a == 10
-        || a == 127
-        || a >= 224
-        || (a == 100 && b & 0xc0 == 64)
-        || (a == 169 && b == 254)
-        || (a == 172 && b & 0xf0 == 16)
-        || (a == 192 && b == 168))
+    let _ = ASKERS.insert(dns::asker(&client, address), asker, 0);
 }

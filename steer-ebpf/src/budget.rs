@@ -15,33 +15,17 @@ pub struct Left(*mut Budget);
 /// The budget of somebody in a window, if any is left.
 #[inline(always)]
 pub fn left(budgets: &Budgets, who: u64, budget: u32, window: u64) -> Option<Left> {
-    let counter = budgets.get_ptr_mut(who as u32 & (dns::BUDGETS - 1))?;
-    // SAFETY: aligned loads of single fields of a valid map value.
-    let (known, used) = unsafe {
-        (
-            (&raw const (*counter).window).read_volatile(),
-            (&raw const (*counter).used).read_volatile(),
-        )
-    };
-    (known != window as u32 || used < budget).then_some(Left(counter))
+    let counter = budgets.get_ptr_mut(Budget::place(who))?;
+    // SAFETY: an aligned load of a valid map value.
+    let known = unsafe { counter.read_volatile() };
+    known.allows(budget, window).then_some(Left(counter))
 }
 
 impl Left {
     /// Takes one. Two CPUs that take at once may take the same one.
     #[inline(always)]
     pub fn spend(self, window: u64) {
-        // SAFETY: aligned accesses of single fields of a valid map value.
-        unsafe {
-            let known = (&raw const (*self.0).window).read_volatile();
-            let used = if known == window as u32 {
-                (&raw const (*self.0).used).read_volatile()
-            } else {
-                0
-            };
-            (&raw mut (*self.0).used).write_volatile(used.saturating_add(1));
-            (&raw mut (*self.0).window).write_volatile(window as u32);
-        }
+        // SAFETY: aligned accesses of a valid map value.
+        unsafe { self.0.write_volatile(self.0.read_volatile().spent(window)) }
     }
 }
-
-const _: () = assert!(dns::BUDGETS.is_power_of_two());

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use steer_common::{
     chunk::{self, Chunk, Chunks, DST4, DST6, SRC4, SRC6, SourceKind},
-    dns::Address,
+    dns::{self, Address},
     flow::{self, Standing},
     lookup,
     reason::Reason,
@@ -250,7 +250,7 @@ pub fn is_client(link: &Link, source: &Address) -> bool {
     let Some(generation) = GENERATION.get(0).map(Generation) else {
         return false;
     };
-    let (high, low) = (learned::long(source, 0), learned::long(source, 1));
+    let (high, low) = (dns::long(source, 0), dns::long(source, 1));
     let kind = if link.ethertype == IPV4 {
         lookup::v4(&generation, SRC4, u64::from_be(low) as u32)
     } else {
@@ -265,7 +265,7 @@ pub fn is_in_plan(address: &Address, v4: bool) -> bool {
     let Some(generation) = GENERATION.get(0).map(Generation) else {
         return true;
     };
-    let (high, low) = (learned::long(address, 0), learned::long(address, 1));
+    let (high, low) = (dns::long(address, 0), dns::long(address, 1));
     let (high, low) = (u64::from_be(high), u64::from_be(low));
     let entry = if v4 {
         lookup::v4(&generation, DST4, low as u32) | lookup::v4(&generation, SRC4, low as u32)

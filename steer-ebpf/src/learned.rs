@@ -3,10 +3,7 @@
 use core::hint::black_box;
 
 use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_ktime_get_ns, macros::btf_map};
-use steer_common::{
-    dns::{self, Address, Asker, Learned, SECOND, SHARED},
-    flow,
-};
+use steer_common::dns::{self, Address, Asker, Learned, SECOND, SHARED};
 
 /// The learned addresses, for who writes them, too.
 #[btf_map]
@@ -21,40 +18,6 @@ pub static ASKERS: LruHashMap<u64, Asker, { dns::ASKERS as usize }> = LruHashMap
 pub const fn mapped(address: u32) -> Address {
     let [a, b, c, d] = address.to_be_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
-
-/// A number for a client.
-#[inline(always)]
-pub fn client(client: &Address) -> u64 {
-    flow::finish(flow::mix(flow::mix(!0, long(client, 0)), long(client, 1)))
-}
-
-/// The key of a client and an address.
-#[inline(always)]
-pub fn asker(client: &Address, address: &Address) -> u64 {
-    let mut hash = 0;
-    let mut word = 0;
-    while word < 2 {
-        hash = flow::mix(flow::mix(hash, long(client, word)), long(address, word));
-        word += 1;
-    }
-    flow::finish(hash)
-}
-
-/// One half of an address.
-#[inline(always)]
-pub fn long(address: &Address, half: usize) -> u64 {
-    let at = half * 8;
-    u64::from_ne_bytes([
-        address[at],
-        address[at + 1],
-        address[at + 2],
-        address[at + 3],
-        address[at + 4],
-        address[at + 5],
-        address[at + 6],
-        address[at + 7],
-    ])
 }
 
 /// The class of a learned address for a client, 0 for none. Its life is put off by the packet.
@@ -90,7 +53,7 @@ extern "C" fn learned_class(
         if (&raw const (*learned).flags).read_volatile() & SHARED == 0 {
             return (*learned).class.into();
         }
-        let Some(asker) = ASKERS.get_ptr_mut(asker(&client, &address)) else {
+        let Some(asker) = ASKERS.get_ptr_mut(dns::asker(&client, &address)) else {
             return 0;
         };
         if (&raw const (*asker).expires).read_volatile() <= now {

@@ -467,12 +467,7 @@ fn reverse(message: Message, length: usize) {
 /// A hash of the name, and of name and type.
 #[inline(always)]
 pub fn hashes(message: Message) -> (u64, u64) {
-    let mut hash = u64::from(get!(message.length));
-    let mut word = 0;
-    while word < 8 {
-        hash = flow::mix(hash, get!(message.key[word]));
-        word += 1;
-    }
+    let hash = names::hash(get!(message.length), |word| get!(message.key[word]));
     let question = flow::mix(hash, u64::from(get!(message.kind)));
     (flow::finish(hash), flow::finish(question))
 }

@@ -7,8 +7,8 @@
 use aya_ebpf::{bindings::__sk_buff, btf_maps::PerCpuArray, macros::btf_map, programs::TcContext};
 use steer_common::{
     dns::{
-        ASKING_SHIFT, Address, CLIENT_QUERIES, DnsEvent, PENDING_LIFE, Pending, PendingKey, REPEAT,
-        REWRITING, REWRITTEN, TEACHES,
+        self, ASKING_SHIFT, Address, CLIENT_QUERIES, DnsEvent, PENDING_LIFE, Pending, PendingKey,
+        REPEAT, REWRITING, REWRITTEN, TEACHES, long,
     },
     flow,
     names::{EXCLUDED, LEARN, NameAction, REWRITE},
@@ -18,7 +18,6 @@ use crate::{
     address::{self, Field},
     budget::{self, Budgets},
     classify, config, deadman,
-    learned::{self, long},
     message::{self, Buffer, Message, Side, Udp, half, octet},
     parse::{self, Bytes, Link},
     paths, resolvers,
@@ -109,7 +108,7 @@ fn query(ctx: &TcContext, bytes: &Bytes, link: &Link, udp: &Udp) -> Result<(), D
         return target.map(drop);
     }
     let window = now >> ASKING_SHIFT;
-    let Some(left) = budget::left(&ASKING, learned::client(&client), CLIENT_QUERIES, window) else {
+    let Some(left) = budget::left(&ASKING, dns::client(&client), CLIENT_QUERIES, window) else {
         return Err(DnsEvent::TooMany);
     };
     left.spend(window);

@@ -8,13 +8,13 @@ use aya_ebpf::{
 use steer_common::{
     dns::{
         self, Address, DnsEvent, DnsTable, Pending, PendingKey, Resolver, ResolverCount,
-        ResolverState, TRIAL,
+        ResolverState, TRIAL, long,
     },
     flow,
     names::{self, NameAction, NameRule},
 };
 
-use crate::{learned::long, message::Message};
+use crate::message::Message;
 
 type Names = LpmTrie<names::Key, NameRule, { names::MAX_NAMES as usize }>;
 

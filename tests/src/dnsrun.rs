@@ -21,7 +21,7 @@ use steer_common::{
     names::{Aim, NameClaim, NameTable},
     rule::{Action, Rule, TCP, UDP},
 };
-use steer_user::datapath::{Dns, DnsMaps, LogLevel};
+use steer_user::datapath::{Dns, DnsMaps, Lessons, LogLevel};
 
 use crate::{
     packet::CLIENT,
@@ -140,6 +140,11 @@ impl DnsBench {
     /// The maps.
     pub fn maps(&mut self) -> &mut DnsMaps {
         self.dns.maps_mut()
+    }
+
+    /// The same maps, for answers over TCP.
+    pub fn lessons(&self) -> Result<Lessons> {
+        Ok(Lessons::open(self.classifier.pins())?)
     }
 
     /// The dead-man takes `down` for down, of the paths that answers are heard on; no controller

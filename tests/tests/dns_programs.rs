@@ -10,9 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
     abi::{Choice, FamilyTable, PathTable, STEERING},
-    dns::{DnsEvent, DnsTable, REWRITING},
+    dns::{DnsEvent, DnsTable, NAME_BUDGET, REWRITING, SHARED},
     mark,
-    names::NameTable,
+    names::{NameTable, WholeName},
 };
 use steer_tests::{
     dnsrun::{
@@ -21,7 +21,7 @@ use steer_tests::{
     },
     testrun::Variant,
 };
-use steer_user::datapath::Mode;
+use steer_user::datapath::{Lesson, Mode};
 
 /// The verifier gives up at 1,000,000 instructions; growth has to be somebody's decision.
 const QUERY_BUDGET: u32 = 60_000;
@@ -364,4 +364,66 @@ fn only_the_answer_that_was_asked_for_teaches() {
     let sent = bench.datagram(at(NEAR4), at(CLIENT4), &second).unwrap();
     bench.run(Program::Answer, &sent).unwrap();
     assert_eq!(bench.maps().learned().unwrap().len(), 1, "a second answer");
+}
+
+/// Answers over TCP are learned in userspace, by the same rules and from the same budgets.
+#[test]
+fn an_answer_over_tcp_teaches_what_one_over_udp_does() {
+    let mut bench = bench(&Variant::new(Mode::Mark));
+    let mut lessons = bench.lessons().unwrap();
+    let long = "a-rather-long-label-of-a-site.and-another-one-before-it.contoso.sharepoint.com";
+    for (id, name) in [(5, "contoso.sharepoint.com"), (6, long)] {
+        let lesson = Lesson {
+            client: at(CLIENT4).ip(),
+            name: WholeName::of(name).unwrap(),
+            class: CLASS,
+        };
+        let [a, b, c] =
+            [1, 2, 3].map(|host| IpAddr::from([20, 1, u8::try_from(id).unwrap(), host]));
+        let IpAddr::V4(by_udp) = a else {
+            unreachable!("IPv4")
+        };
+        learned(
+            &mut bench,
+            id,
+            name,
+            &answer(id, name, 0x8180, &[by_udp.octets()]),
+        );
+        assert_eq!(lessons.teach(&lesson, b, 60).unwrap(), DnsEvent::Learned);
+        assert_eq!(lessons.teach(&lesson, b, 60).unwrap(), DnsEvent::Refreshed);
+        let [udp, tcp] = [a, b].map(|it| bench.maps().learned_address(it).unwrap());
+        let same =
+            |it: steer_common::dns::Learned| (it.client, it.name, it.life, it.class, it.flags);
+        assert_eq!(same(tcp), same(udp), "{name}");
+        // One was spent by the kernel's program, and one here.
+        for more in 2..NAME_BUDGET {
+            let [_, _, high, low] = more.to_be_bytes();
+            let address = IpAddr::from([20, 100 + u8::try_from(id).unwrap(), high, low]);
+            assert_eq!(
+                lessons.teach(&lesson, address, 60).unwrap(),
+                DnsEvent::Learned
+            );
+        }
+        assert_eq!(lessons.teach(&lesson, c, 60).unwrap(), DnsEvent::OverBudget);
+        assert_eq!(bench.maps().learned_address(c), None);
+    }
+    let lesson = Lesson {
+        client: at(CLIENT4).ip(),
+        name: WholeName::of("n.other.example.com").unwrap(),
+        class: CLASS + 1,
+    };
+    let shared = IpAddr::from([20, 1, 5, 1]);
+    assert_eq!(
+        lessons.teach(&lesson, shared, 60).unwrap(),
+        DnsEvent::Refreshed
+    );
+    let value = bench.maps().learned_address(shared).unwrap();
+    assert_eq!((value.class, value.flags), (CLASS, SHARED));
+    for odd in ["10.1.1.1", "224.0.0.9", "fd00::1", "ff02::1"] {
+        let odd = odd.parse().unwrap();
+        assert_eq!(
+            lessons.teach(&lesson, odd, 60).unwrap(),
+            DnsEvent::Implausible
+        );
+    }
 }

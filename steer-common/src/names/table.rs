@@ -12,6 +12,7 @@ use super::{
     EXCLUDED, GLOBS, Glob, HEAD_OCTETS, HEAD_WORDS, Head, KEY_OCTETS, Key, LEARN, MATCHED,
     MAX_NAMES, NameAction, NameRule, REWRITE,
 };
+use crate::flow;
 
 /// Ends the key of a whole name: no octet of a lower-case host name.
 const WHOLE: u8 = 0xff;
@@ -204,6 +205,32 @@ impl Wire {
 
     fn head(&self) -> Head {
         words(&self.octets)
+    }
+}
+
+/// A whole name, as the kernel's programs know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WholeName {
+    /// Its key: of a longer name the last octets.
+    pub key: Key,
+    /// The number that its budget goes by.
+    pub hash: u64,
+}
+
+impl WholeName {
+    /// Of a name of ordinary labels; none of others.
+    pub fn of(name: &str) -> Option<Self> {
+        let wire = Wire::of(name)?;
+        let mut key = [0; KEY_OCTETS];
+        for (to, from) in key.iter_mut().zip(&wire.key) {
+            *to = *from;
+        }
+        let words: [u64; KEY_OCTETS / 8] = bytemuck::cast(key);
+        let hash = super::hash(wire.octets.len() as u32, |place| words[place]);
+        Some(Self {
+            key,
+            hash: flow::finish(hash),
+        })
     }
 }
 

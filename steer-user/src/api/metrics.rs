@@ -647,6 +647,12 @@ impl Families<'_> {
             None,
             tcp_queries,
         )?;
+        self.counter(
+            "dns_tcp_learned_addresses",
+            "Addresses that answers over TCP taught",
+            None,
+            tcp.iter().map(|it| (vec![], it.learned)),
+        )?;
         let connections = tcp.iter().flat_map(|it| {
             [
                 ("read", it.connections - it.turned_away),
@@ -858,6 +864,7 @@ mod tests {
                 fell_back: 32,
                 passed: 33,
                 turned_away: 4,
+                learned: 35,
             }),
             bypass: Some(BypassStatus {
                 tls: 20,
@@ -1114,6 +1121,7 @@ mod tests {
                 r#"steer_dns_tcp_queries_total{outcome="passed"}"#.to_owned(),
                 33,
             ),
+            ("steer_dns_tcp_learned_addresses_total".to_owned(), 35),
             (r#"steer_dns_bypass_clients{over="tls"}"#.to_owned(), 20),
             (r#"steer_dns_bypass_clients{over="https"}"#.to_owned(), 21),
             (

@@ -369,6 +369,9 @@ pub struct TcpQueryStatus {
     pub passed: u64,
     /// Connections of clients with too many at a time, which were closed.
     pub turned_away: u64,
+    /// Addresses that were learned from answers.
+    #[serde(default)]
+    pub learned: u64,
 }
 
 impl From<crate::forwarder::Count> for TcpQueryStatus {
@@ -379,6 +382,7 @@ impl From<crate::forwarder::Count> for TcpQueryStatus {
             fell_back,
             passed,
             turned_away,
+            learned,
         } = count;
         Self {
             connections,
@@ -386,6 +390,7 @@ impl From<crate::forwarder::Count> for TcpQueryStatus {
             fell_back,
             passed,
             turned_away,
+            learned,
         }
     }
 }

@@ -176,8 +176,8 @@ fn dns(out: &mut String, status: &Status) -> std::fmt::Result {
     if let Some(tcp) = &dns.tcp {
         writeln!(
             out,
-            "  over TCP: {} connections; {} queries answered near, {} fell back, {} messages passed",
-            tcp.connections, tcp.near, tcp.fell_back, tcp.passed
+            "  over TCP: {} connections; {} queries answered near, {} fell back, {} messages passed; {} addresses learned",
+            tcp.connections, tcp.near, tcp.fell_back, tcp.passed, tcp.learned
         )?;
     }
     Ok(())

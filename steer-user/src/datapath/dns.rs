@@ -271,6 +271,19 @@ impl DnsMaps {
         }
     }
 
+    /// Remembers that a client asked for a learned address.
+    pub(super) fn insert_asker(
+        &mut self,
+        client: IpAddr,
+        address: IpAddr,
+        asker: Asker,
+    ) -> Result<(), DatapathError> {
+        let key = dns::asker(&dns::address(client), &dns::address(address));
+        self.askers
+            .insert(key, asker, 0)
+            .map_err(map_error("ASKERS"))
+    }
+
     /// Who asked for shared addresses, by a hash of client and address.
     pub fn askers(&self) -> Result<usize, DatapathError> {
         let mut count = 0;

@@ -8,6 +8,7 @@
 mod deadman;
 mod dns;
 mod exits;
+mod lessons;
 mod links;
 mod load;
 mod maps;
@@ -20,6 +21,7 @@ pub(crate) mod trial;
 pub use deadman::{DeadMan, DeadManState, FamilyLife, PathLife};
 pub use dns::{Dns, DnsMaps, LearnedAddress, PendingQuery};
 pub use exits::Exit;
+pub use lessons::{Lesson, Lessons};
 pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
 pub use maps::{ClassCount, Maps, ReasonCount, monotonic_ns};
 pub use pins::PinDir;

@@ -2,13 +2,14 @@
 //! in whatever order (RFC 7766, 6.2.1.1).
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use hickory_proto::op::Query;
+use hickory_proto::op::{Message, Query};
 use tokio::{
     io::{AsyncWriteExt as _, BufReader},
     net::{
@@ -21,6 +22,7 @@ use tokio::{
 };
 
 use super::{Counts, Knowledge, add, message, upstream};
+use crate::datapath::Lesson;
 
 /// Without a message in either direction for so long, a connection ends.
 const IDLE: Duration = Duration::from_mins(2);
@@ -30,6 +32,8 @@ const NEAR: Duration = Duration::from_secs(2);
 const FAR: Duration = Duration::from_secs(10);
 /// Queries of a connection that are answered at a time; more wait.
 const AT_ONCE: usize = 16;
+/// Questions that the server is asked, and whose answers teach; those of more teach nothing.
+const LESSONS: usize = 64;
 
 type Answers = mpsc::Sender<Vec<u8>>;
 
@@ -40,25 +44,20 @@ pub(super) async fn serve(
     counts: &Arc<Counts>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let peers = Peers {
+    let session = Arc::new(Session {
         client: stream.peer_addr()?.ip().to_canonical(),
         server: stream.local_addr()?,
-    };
+        knowledge,
+        counts: Arc::clone(counts),
+        activity: Activity::default(),
+        lessons: Mutex::default(),
+    });
     let (reader, writer) = stream.into_split();
     let (answers, to_write) = mpsc::channel(AT_ONCE);
     let (far, to_ask) = mpsc::channel(AT_ONCE);
-    let activity = Activity::default();
     let work = async {
-        let reading = read(
-            reader,
-            knowledge,
-            counts,
-            peers,
-            far,
-            answers.clone(),
-            &activity,
-        );
-        let relaying = relay(peers, to_ask, answers, &activity);
+        let reading = read(&session, reader, far, answers.clone());
+        let relaying = relay(&session, to_ask, answers);
         tokio::pin!(reading, relaying);
         tokio::select! {
             // The client has asked all; the server may have more to say.
@@ -73,10 +72,60 @@ pub(super) async fn serve(
     worked.and(written)
 }
 
-#[derive(Clone, Copy)]
-struct Peers {
+/// What both directions of a connection share.
+struct Session {
     client: IpAddr,
+    /// Whom the client asked.
     server: SocketAddr,
+    knowledge: watch::Receiver<Arc<Knowledge>>,
+    counts: Arc<Counts>,
+    activity: Activity,
+    /// What is to be learned from the server's answers, by their ids.
+    lessons: Mutex<HashMap<[u8; 2], Awaited>>,
+}
+
+/// An answer that is to teach.
+struct Awaited {
+    question: Query,
+    lesson: Lesson,
+}
+
+impl Session {
+    fn known(&self) -> Arc<Knowledge> {
+        Arc::clone(&self.knowledge.borrow())
+    }
+
+    /// The server will be asked; its answer is to teach if the plan wants that.
+    fn expect(&self, known: &Knowledge, question: Query, query: &[u8]) {
+        let lesson = known.lesson(self.client, &question.name.to_ascii());
+        let (Some(lesson), Some(id)) = (lesson, message::id(query)) else {
+            return;
+        };
+        let mut lessons = self.lessons.lock().unwrap_or_else(PoisonError::into_inner);
+        if lessons.len() < LESSONS {
+            lessons.insert(id, Awaited { question, lesson });
+        }
+    }
+
+    /// The server answered; the client has not heard of it yet.
+    fn hear(&self, answer: &[u8]) {
+        let Some(id) = message::id(answer) else {
+            return;
+        };
+        let mut lessons = self.lessons.lock().unwrap_or_else(PoisonError::into_inner);
+        let awaited = lessons.remove(&id);
+        drop(lessons);
+        if let Some(awaited) = awaited
+            && let Some(answer) = message::good_answer(id, &awaited.question, answer)
+        {
+            self.teach(&self.known(), &awaited.lesson, &answer);
+        }
+    }
+
+    fn teach(&self, known: &Knowledge, lesson: &Lesson, answer: &Message) {
+        let learned = known.teach(lesson, answer);
+        self.counts.learned.fetch_add(learned, Ordering::Relaxed);
+    }
 }
 
 /// When a message came last.
@@ -100,26 +149,27 @@ impl Activity {
 
 /// Reads what the client asks. Ends with it, or when nothing has happened for long.
 async fn read(
+    session: &Arc<Session>,
     stream: OwnedReadHalf,
-    knowledge: watch::Receiver<Arc<Knowledge>>,
-    counts: &Arc<Counts>,
-    peers: Peers,
     far: Answers,
     answers: Answers,
-    activity: &Activity,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut asking = JoinSet::new();
-    while let Some(query) = next(&mut stream, activity).await? {
-        activity.note();
-        let known = Arc::clone(&knowledge.borrow());
+    while let Some(query) = next(&mut stream, &session.activity).await? {
+        session.activity.note();
+        let known = session.known();
         let question = message::question(&query);
-        let near = question.filter(|question| {
+        let near = question.clone().filter(|question| {
+            let (client, server) = (session.client, session.server.ip());
             let name = question.name.to_ascii();
-            known.near(peers.client, peers.server.ip(), &name).is_some()
+            known.near(client, server, &name).is_some()
         });
         let Some(question) = near else {
-            add(&counts.passed);
+            if let Some(question) = question {
+                session.expect(&known, question, &query);
+            }
+            add(&session.counts.passed);
             if far.send(query).await.is_err() {
                 break;
             }
@@ -128,14 +178,15 @@ async fn read(
         if asking.len() >= AT_ONCE {
             asking.join_next().await;
         }
-        let (answers, far, counts) = (answers.clone(), far.clone(), Arc::clone(counts));
+        let (answers, far, session) = (answers.clone(), far.clone(), Arc::clone(session));
         asking.spawn(async move {
             // Whoever does not listen any more changes nothing.
-            if let Some(answer) = ask_near(&known, peers, &question, &query).await {
-                add(&counts.near);
+            if let Some(answer) = ask_near(&session, &known, &question, &query).await {
+                add(&session.counts.near);
                 let _ = answers.send(answer).await;
             } else {
-                add(&counts.fell_back);
+                add(&session.counts.fell_back);
+                session.expect(&known, question, &query);
                 let _ = far.send(query).await;
             }
         });
@@ -162,15 +213,15 @@ async fn next(
     }
 }
 
-/// Asks the breakout's resolver; none where it gives no good answer.
+/// Asks the breakout's resolver, and learns from what it says; none where it gives no good answer.
 async fn ask_near(
+    session: &Session,
     known: &Knowledge,
-    peers: Peers,
     question: &Query,
     query: &[u8],
 ) -> Option<Vec<u8>> {
     let name = question.name.to_ascii();
-    let near = known.near(peers.client, peers.server.ip(), &name)?;
+    let near = known.near(session.client, session.server.ip(), &name)?;
     let ask = async {
         let mut stream = upstream::over(near.way, near.resolver).await?;
         message::write(&mut stream, query).await?;
@@ -180,21 +231,24 @@ async fn ask_near(
         known.note_failure(near.resolver);
         return None;
     };
-    message::good_answer(query, question, &answer).map(|_| answer)
+    let good = message::good_answer(message::id(query)?, question, &answer)?;
+    if let Some(lesson) = known.lesson(session.client, &name) {
+        session.teach(known, &lesson, &good);
+    }
+    Some(answer)
 }
 
 /// Takes everything else to the server that the client asked, and what that says back. Ends with the
 /// server, or when nothing was to be asked.
 async fn relay(
-    peers: Peers,
+    session: &Session,
     mut queries: mpsc::Receiver<Vec<u8>>,
     answers: Answers,
-    activity: &Activity,
 ) -> io::Result<()> {
     let Some(first) = queries.recv().await else {
         return Ok(());
     };
-    let stream = timeout(FAR, upstream::as_client(peers.client, peers.server)).await??;
+    let stream = timeout(FAR, upstream::as_client(session.client, session.server)).await??;
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
     let asking = async {
@@ -208,8 +262,9 @@ async fn relay(
     };
     let hearing = async {
         let mut reader = BufReader::new(reader);
-        while let Some(answer) = next(&mut reader, activity).await? {
-            activity.note();
+        while let Some(answer) = next(&mut reader, &session.activity).await? {
+            session.activity.note();
+            session.hear(&answer);
             if answers.send(answer).await.is_err() {
                 break;
             }

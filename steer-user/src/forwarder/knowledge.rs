@@ -8,16 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hickory_proto::op::Message;
 use steer_common::{
-    dns::REWRITING,
+    dns::{DnsEvent, REWRITING},
     flow,
-    names::{LEARN, NameTable, REWRITE},
+    names::{LEARN, NameAction, REWRITE, WholeName},
 };
+use tracing::debug;
+
+use super::message;
 
 use crate::{
     config::{Config, Mode},
-    datapath::{DatapathError, DnsMaps, Maps, PinDir, monotonic_ns},
-    policy::{Plan, Site},
+    datapath::{DatapathError, DnsMaps, Lesson, Lessons, Maps, PinDir, monotonic_ns},
+    policy::Plan,
     system::{InterfaceName, Mark, PathId},
 };
 
@@ -35,11 +39,11 @@ pub struct Way {
 
 /// What queries are judged by.
 pub struct Knowledge {
-    names: NameTable,
-    site: Site,
+    plan: Plan,
     ways: HashMap<u8, Way>,
     paths: Maps,
     dns: DnsMaps,
+    lessons: Mutex<Lessons>,
     failed: Mutex<HashMap<IpAddr, Instant>>,
 }
 
@@ -61,23 +65,18 @@ impl Knowledge {
             Some((breakout.id, way))
         });
         Ok(Self {
-            names: plan.names().clone(),
-            site: plan.site().clone(),
+            plan: plan.clone(),
             ways: ways.collect(),
             paths: Maps::open(&pins, Mode::Mark)?,
             dns: DnsMaps::open(&pins)?,
+            lessons: Mutex::new(Lessons::open(&pins)?),
             failed: Mutex::default(),
         })
     }
 
     /// Where a client's query for a name goes instead of where it was sent; none: nowhere.
     pub(super) fn near(&self, client: IpAddr, server: IpAddr, name: &str) -> Option<Near<'_>> {
-        let action = self.names.find(name)?;
-        // Answers over TCP teach nothing, and a near answer alone would lead by the far way.
-        if action.flags & REWRITE == 0 || action.flags & LEARN != 0 || !self.site.is_client(client)
-        {
-            return None;
-        }
+        let action = self.action(client, name, REWRITE)?;
         let table = self.dns.table().ok()?;
         let family = usize::from(client.is_ipv6());
         let paths = self.paths.paths().ok()?;
@@ -93,6 +92,40 @@ impl Knowledge {
         let resolver = self.dns.resolver(index).ok()??;
         let way = self.ways.get(&path)?;
         (resolver != server && !self.failed_lately(resolver)).then_some(Near { way, resolver })
+    }
+
+    /// What the answer to a client's query for a name teaches; none: nothing.
+    pub(super) fn lesson(&self, client: IpAddr, name: &str) -> Option<Lesson> {
+        let action = self.action(client, name, LEARN)?;
+        Some(Lesson {
+            client,
+            name: WholeName::of(name)?,
+            class: action.class,
+        })
+    }
+
+    /// What the plan has in mind for a client's query, if this is among it.
+    fn action(&self, client: IpAddr, name: &str, wanted: u16) -> Option<NameAction> {
+        let action = self.plan.names().find(name)?;
+        let wants = action.flags & wanted != 0 && self.plan.site().is_client(client);
+        wants.then_some(action)
+    }
+
+    /// Learns the addresses of an answer before the client has it, so that its first packet there is
+    /// steered; how many are new.
+    pub(super) fn teach(&self, lesson: &Lesson, answer: &Message) -> u64 {
+        let (addresses, ttl) = message::addresses(answer);
+        let mut lessons = self.lessons.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = addresses.into_iter().filter(|it| !self.plan.knows(*it));
+        let taught = unknown.map(|address| lessons.teach(lesson, address, ttl));
+        let learned = taught.filter(|taught| match taught {
+            Ok(event) => *event == DnsEvent::Learned,
+            Err(error) => {
+                debug!("an address is not learned: {error}");
+                false
+            }
+        });
+        learned.count() as u64
     }
 
     fn failed_lately(&self, resolver: IpAddr) -> bool {

@@ -1,10 +1,13 @@
 //! Messages over TCP: two octets of length and the message (RFC 1035, 4.2.2).
 
-use std::{io, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{DNSClass, RecordType},
+    rr::{
+        DNSClass, RData, RecordType,
+        rdata::{HTTPS, SVCB, svcb::SvcParamValue},
+    },
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -64,9 +67,14 @@ pub(super) fn question(message: &[u8]) -> Option<Query> {
     (plain && data).then(|| query.clone())
 }
 
+/// The id of a message.
+pub(super) fn id(message: &[u8]) -> Option<[u8; 2]> {
+    message.first_chunk().copied()
+}
+
 /// Reads what a resolver says to a question: the message, when it is an answer and no failure.
-pub(super) fn good_answer(asked: &[u8], question: &Query, answer: &[u8]) -> Option<Message> {
-    if asked.get(..2) != answer.get(..2) {
+pub(super) fn good_answer(asked: [u8; 2], question: &Query, answer: &[u8]) -> Option<Message> {
+    if id(answer) != Some(asked) {
         return None;
     }
     let message = Message::from_vec(answer).ok()?;
@@ -79,4 +87,30 @@ pub(super) fn good_answer(asked: &[u8], question: &Query, answer: &[u8]) -> Opti
         )
         && message.queries[..] == [question.clone()];
     good.then_some(message)
+}
+
+/// The addresses of an answer, hints of services included, and its shortest time to live in seconds.
+pub(super) fn addresses(answer: &Message) -> (Vec<IpAddr>, u32) {
+    let ttl = answer.answers.iter().map(|record| {
+        // RFC 2181, 8: the topmost bit makes it zero.
+        if record.ttl >> 31 == 0 { record.ttl } else { 0 }
+    });
+    let addresses = answer.answers.iter().flat_map(|record| match &record.data {
+        RData::A(it) => vec![it.0.into()],
+        RData::AAAA(it) => vec![it.0.into()],
+        RData::SVCB(it) | RData::HTTPS(HTTPS(it)) => hints(it),
+        _ => Vec::new(),
+    });
+    (addresses.collect(), ttl.min().unwrap_or(0))
+}
+
+fn hints(service: &SVCB) -> Vec<IpAddr> {
+    let values = service.svc_params.iter().map(|(_, value)| value);
+    values
+        .flat_map(|value| match value {
+            SvcParamValue::Ipv4Hint(hint) => hint.0.iter().map(|it| it.0.into()).collect(),
+            SvcParamValue::Ipv6Hint(hint) => hint.0.iter().map(|it| it.0.into()).collect(),
+            _ => Vec::new(),
+        })
+        .collect()
 }

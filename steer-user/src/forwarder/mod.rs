@@ -56,6 +56,7 @@ struct Counts {
     fell_back: AtomicU64,
     passed: AtomicU64,
     turned_away: AtomicU64,
+    learned: AtomicU64,
 }
 
 /// The values of the counters.
@@ -71,6 +72,8 @@ pub struct Count {
     pub passed: u64,
     /// Connections of clients that had too many.
     pub turned_away: u64,
+    /// Addresses that answers taught.
+    pub learned: u64,
 }
 
 impl Forwarder {
@@ -103,6 +106,7 @@ impl Forwarder {
             fell_back: of(&self.counts.fell_back),
             passed: of(&self.counts.passed),
             turned_away: of(&self.counts.turned_away),
+            learned: of(&self.counts.learned),
         }
     }
 }

@@ -157,6 +157,11 @@ pub(super) fn learned<'a>(plan: &'a Plan, key: ClassKey, flow: &Flow) -> Option<
     (entry != 0 && from_client && rule.action() == Action::Steer).then_some(class)
 }
 
+/// Whether an address is a destination of the plan, or a client's.
+pub(super) fn is_known(plan: &Plan, address: IpAddr) -> bool {
+    value(plan, DST4, DST6, address) | value(plan, SRC4, SRC6, address) != 0
+}
+
 fn value(plan: &Plan, v4: u32, v6: u32, address: IpAddr) -> u16 {
     match address {
         IpAddr::V4(address) => lookup::v4(&plan.image, v4, address.into()),

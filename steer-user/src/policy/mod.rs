@@ -110,6 +110,11 @@ impl Plan {
         decide::learned(self, key, flow)
     }
 
+    /// Whether an address has its place in the tables, so that no answer teaches it.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        decide::is_known(self, address)
+    }
+
     /// What happens to a query for a name, by the tables of this plan.
     pub fn decide_name(&self, name: &str) -> NameVerdict<'_> {
         names::verdict(self, name)
