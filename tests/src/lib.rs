@@ -31,6 +31,7 @@
 #![deny(missing_docs)]
 
 pub mod bench;
+pub mod delegation;
 pub mod demo;
 pub mod dnsrun;
 pub mod lab;

@@ -11,6 +11,7 @@ use std::{
 use ipnet::IpNet;
 use serde_json::Value;
 use steer_tests::{
+    delegation::Delegation,
     lab::{Breakout, Lab, LabOptions},
     server::Site,
     steer::{Settings, Steer},
@@ -78,10 +79,16 @@ fn lease(lab: &Lab, delegated: Ipv6Addr) {
 }
 
 fn on_lan(lab: &Lab, delegated: Ipv6Addr) {
-    let (router, client) = (host(delegated, 1), host(delegated, 0x10));
+    let router = host(delegated, 1);
     lab.router
         .ip(&format!("addr add {router}/64 dev lan0 nodad\n"))
         .unwrap();
+    client_has(lab, delegated);
+}
+
+/// What a client of the LAN makes of the advertisement.
+fn client_has(lab: &Lab, delegated: Ipv6Addr) {
+    let client = client(delegated);
     lab.client
         .ip(&format!("addr add {client}/64 dev eth0 nodad\n"))
         .unwrap();
@@ -201,6 +208,36 @@ fn a_delegated_prefix_leaves_untranslated_and_is_followed_as_the_lease_changes()
     wait_for(&steer, "no prefix", &[]);
     takes_back(&lab, &link, NEW);
     assert_leaves_as(&lab, client(NEW), own);
+    assert_eq!(lab.leaks().unwrap(), "");
+    steer.detach().unwrap();
+}
+
+#[test]
+fn a_real_client_of_a_real_server_is_followed_as_the_lease_changes() {
+    let lab = office(1);
+    let link = lab.breakouts()[0];
+    let own = IpAddr::V6(link.address.1);
+    let steer = Steer::start(&lab, &Settings::default()).unwrap();
+    advertise(&lab, &link);
+    gives(&lab, &link, OLD);
+    let Some(mut provider) = Delegation::start(&lab, OLD).unwrap() else {
+        return;
+    };
+    wait_for(&steer, "the delegated prefix", &[OLD]);
+    client_has(&lab, OLD);
+    assert_leaves_as(&lab, client(OLD), client(OLD));
+
+    gives(&lab, &link, NEW);
+    provider.delegate(&lab, NEW).unwrap();
+    wait_for(&steer, "the new prefix", &[NEW]);
+    takes_back(&lab, &link, OLD);
+    client_has(&lab, NEW);
+    assert_leaves_as(&lab, client(NEW), client(NEW));
+    assert_leaves_as(&lab, client(OLD), own);
+
+    // The client ends and takes everything with it.
+    drop(provider);
+    wait_for(&steer, "no prefix", &[]);
     assert_eq!(lab.leaks().unwrap(), "");
     steer.detach().unwrap();
 }

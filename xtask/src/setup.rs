@@ -58,6 +58,16 @@ const DAEMONS: &[(&str, &str, &str)] = &[
         "a provider of the lab is dialled",
     ),
     (
+        "usr/sbin/dhcp6s",
+        "wide-dhcpv6-server",
+        "a provider of the lab delegates IPv6 prefixes",
+    ),
+    (
+        "usr/sbin/dhcpcd",
+        "dhcpcd-base",
+        "a router of the lab asks for IPv6 prefixes",
+    ),
+    (
         "usr/bin/minisign",
         "minisign",
         "it signs the lists of a mirror",
