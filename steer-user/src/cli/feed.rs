@@ -9,10 +9,11 @@ use serde::Serialize;
 use super::{ConfigOption, Failure, block_on, output, print_json, read_config, source::Source};
 use crate::{
     api::{Action, Answer, Client, ClientError, Order},
-    config::Config,
+    config::{Config, ListSource},
     controller::{self, Lock, LockError, feed},
     endpoints::{
-        Difference, Entry, Feed, FeedVersion, Keeper, Policy, Publish, Report, Store, Stored,
+        Copy, Difference, Entry, Feed, FeedVersion, Journal, Keeper, Policy, Publish, Report,
+        Store, Stored,
     },
     policy::{ClassRegistry, Plan},
 };
@@ -72,6 +73,16 @@ struct Shown {
     versions: Vec<Version>,
     calendar: Vec<(String, u64, Vec<String>)>,
     journal: Vec<Entry>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<ShownList>,
+}
+
+/// A list from a URL.
+#[derive(Serialize)]
+struct ShownList {
+    name: String,
+    url: String,
+    journal: Vec<Entry>,
 }
 
 #[derive(Serialize)]
@@ -111,15 +122,27 @@ pub(super) fn show(args: &ShowArgs) -> Result<ExitCode, Failure> {
         .waiting()
         .into_iter()
         .map(|it| listed(it, "held back"));
-    let mut journal = keeper.store().journal();
-    journal.drain(..journal.len().saturating_sub(args.journal));
+    let latest = |journal: Journal| {
+        let mut entries = journal.entries();
+        entries.drain(..entries.len().saturating_sub(args.journal));
+        entries
+    };
+    let lists = config.lists.iter().filter_map(|list| match &list.source {
+        ListSource::Url { remote, .. } => Some(ShownList {
+            name: list.name.clone(),
+            url: remote.url.clone(),
+            journal: latest(Copy::journal(&config.system.state_dir, &list.name)),
+        }),
+        ListSource::BuiltIn(_) | ListSource::File(_) => None,
+    });
     let shown = Shown {
         feed: keeper.current().origin.to_string(),
         instance: config.feed.instance.to_string(),
         report: live.unwrap_or_else(|| keeper.report()),
         versions: kept.chain(waiting).collect(),
         calendar: keeper.calendar(),
-        journal,
+        journal: latest(keeper.store().journal()),
+        lists: lists.collect(),
     };
     if args.json {
         print_json(&shown)?;
@@ -137,6 +160,7 @@ fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
         versions,
         calendar,
         journal,
+        lists,
     } = shown;
     let mut out = String::new();
     writeln!(out, "in use    {feed} ({instance})")?;
@@ -173,6 +197,15 @@ fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
     for (day, set, added) in calendar {
         writeln!(out, "calendar  {day}: set {set}: {}", added.join(" "))?;
     }
+    entries(&mut out, journal)?;
+    for list in lists {
+        writeln!(out, "\nlist      {} from {}", list.name, list.url)?;
+        entries(&mut out, &list.journal)?;
+    }
+    Ok(out)
+}
+
+fn entries(out: &mut String, journal: &[Entry]) -> std::fmt::Result {
     for entry in journal {
         let when = humantime::format_rfc3339_seconds(
             std::time::UNIX_EPOCH + std::time::Duration::from_secs(entry.time),
@@ -189,7 +222,7 @@ fn text(shown: &Shown) -> Result<String, std::fmt::Error> {
             entry.moved.extent()
         )?;
     }
-    Ok(out)
+    Ok(())
 }
 
 /// What is on disk, and what the controller says of it if one runs.

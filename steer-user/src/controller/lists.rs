@@ -15,7 +15,10 @@ use crate::{
     api::Command,
     config::{Config, List, ListSource, OwnInclude},
     cut,
-    endpoints::{Access, Copy, ErrorKind, Guards, ListClient, ListReport, Remote, ServiceError},
+    endpoints::{
+        Access, Copy, Deed, Difference, Entry, ErrorKind, Guards, ListClient, ListReport, Remote,
+        ServiceError, ServiceParts, StoreError,
+    },
 };
 
 /// A running task. Dropping it ends it; what it has not finished is as if it had not begun.
@@ -42,6 +45,14 @@ pub(super) fn spawn(config: &Config, loop_: &mpsc::Sender<Command>) -> Vec<ListT
         .map(|(list, remote, interval)| {
             let in_use = list.services_in(&config.select.include).cloned().collect();
             let copy = Copy::read(&config.system.state_dir, &list.name, &remote.url);
+            if let Some(copy) = &copy
+                && let Err(error) = copy.finish_journal(&config.system.state_dir, &list.name)
+            {
+                warn!(
+                    "list {}: {error}. Its journal lacks the latest entry",
+                    list.name
+                );
+            }
             let report = ListReport {
                 name: list.name.clone(),
                 url: remote.url.clone(),
@@ -127,17 +138,67 @@ impl Running {
             .list
             .read_answer(&self.remote.url, &copy.list)
             .map_err(|error| refuse(error.to_string()))?;
-        self.judge(&services)?;
-        let same = services == self.in_use;
-        if !same {
-            let moved = moved(&self.in_use, &services);
-            self.publish(&services).await.map_err(refuse)?;
-            cut::point();
-            info!("list {}: {moved}", self.list.name);
-            self.in_use = services;
+        if let Err(held) = self.judge(&services) {
+            self.note_held(&held, &copy);
+            return Err(held);
         }
-        copy.write(&self.state_dir, &self.list.name)
-            .map_err(|error| ServiceError::new(ErrorKind::Disk, error.to_string()))?;
+        if services != self.in_use {
+            let moved = Difference::between_services(&parts(&self.in_use), &parts(&services));
+            let generation = self.publish(&services).await.map_err(refuse)?;
+            cut::point();
+            info!("list {}: {}", self.list.name, moved.extent());
+            self.in_use = services;
+            let entry = self.entry(Deed::Applied, "the server has another list", &copy);
+            copy.header.last = Some(Entry {
+                moved,
+                generation: Some(generation),
+                ..entry
+            });
+        }
+        self.keep(copy)
+            .map_err(|error| ServiceError::new(ErrorKind::Disk, error.to_string()))
+    }
+
+    /// An entry of the journal about a list.
+    fn entry(&self, what: Deed, why: &str, to: &Copy) -> Entry {
+        let last = self.copy.as_ref().and_then(|it| it.header.last.as_ref());
+        let before = self.copy.as_ref().map(Copy::version);
+        Entry {
+            number: last.map_or(0, |last| last.number) + 1,
+            time: unix_now(),
+            who: "steer".into(),
+            what,
+            why: why.into(),
+            from: before.unwrap_or_else(|| "none".into()),
+            to: to.version(),
+            moved: Difference::default(),
+            explained: Vec::new(),
+            generation: None,
+        }
+    }
+
+    /// Tells the journal once that a list is held back.
+    fn note_held(&mut self, held: &ServiceError, new: &Copy) {
+        let Some(mut copy) = self.copy.clone() else {
+            return;
+        };
+        if self.report.error.as_ref() == Some(&held.text) {
+            return;
+        }
+        copy.header.last = Some(self.entry(Deed::Held, &held.text, new));
+        if let Err(error) = self.keep(copy) {
+            warn!(
+                "list {}: {error}. The journal lacks an entry",
+                self.list.name
+            );
+        }
+    }
+
+    /// Makes a copy the one that the next start finds, and tells the journal.
+    fn keep(&mut self, copy: Copy) -> Result<(), StoreError> {
+        copy.write(&self.state_dir, &self.list.name)?;
+        cut::point();
+        copy.finish_journal(&self.state_dir, &self.list.name)?;
         self.copy = Some(copy);
         Ok(())
     }
@@ -161,12 +222,12 @@ impl Running {
         Err(ServiceError::new(ErrorKind::Held, text))
     }
 
-    async fn publish(&self, services: &[OwnInclude]) -> Result<(), String> {
+    async fn publish(&self, services: &[OwnInclude]) -> Result<u64, String> {
         let (sender, receiver) = oneshot::channel();
         let ending = |()| "the controller is ending".to_owned();
         let command = Command::UseList(self.list.name.clone(), services.to_vec(), sender);
         self.loop_.send(command).await.map_err(|_| ending(()))?;
-        receiver.await.map_err(|_| ending(()))?.map(drop)
+        receiver.await.map_err(|_| ending(()))?
     }
 
     /// Notes what became of a look, and says how long to wait for the next one.
@@ -211,15 +272,17 @@ fn entries(services: &[OwnInclude]) -> [BTreeSet<String>; 2] {
     ]
 }
 
-/// What comes and goes, for the log.
-fn moved(old: &[OwnInclude], new: &[OwnInclude]) -> String {
-    let all = |services| -> BTreeSet<String> { entries(services).into_iter().flatten().collect() };
-    let (old, new) = (all(old), all(new));
-    let come = new.difference(&old).map(|it| format!("+{it}"));
-    let gone = old.difference(&new).map(|it| format!("-{it}"));
-    let words: Vec<String> = come.chain(gone).collect();
-    if words.is_empty() {
-        return "ports or categories changed".into();
-    }
-    words.join(" ")
+/// What of services the journal tells.
+fn parts(services: &[OwnInclude]) -> Vec<ServiceParts> {
+    let part = |it: &OwnInclude| ServiceParts {
+        name: it.name.clone(),
+        prefixes: it.prefixes.clone(),
+        names: it.names.iter().map(ToString::to_string).collect(),
+        fields: vec![
+            ("category", it.category.to_string()),
+            ("tcpPorts", it.tcp.to_string()),
+            ("udpPorts", it.udp.to_string()),
+        ],
+    };
+    services.iter().map(part).collect()
 }

@@ -19,8 +19,9 @@ use super::{
     ServiceError, Store, StoreError,
     explanation::Explanation,
     hooks::{self, Told},
+    journal::{Deed, Entry},
     special::overlap,
-    store::{Deed, Entry, Header, Key, Leaving, Pinned, Stored, Waiting, to_json},
+    store::{Header, Key, Leaving, Pinned, Stored, Waiting, to_json},
     validate,
 };
 use crate::cut;

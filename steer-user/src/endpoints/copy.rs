@@ -1,5 +1,5 @@
 //! Lists that are fetched from a URL, and their last good answers on disk: `STATE_DIR/lists/NAME`,
-//! sealed and replaced whole as the feed's files are.
+//! sealed and replaced whole as the feed's files are, with `NAME.jsonl`, the journal.
 
 use std::{
     collections::BTreeMap,
@@ -13,8 +13,9 @@ use tracing::warn;
 use super::{
     Access, ErrorKind, FeedVersion, Fetched, ServiceError, Signer, StoreError, Validators,
     fetch::Fetcher,
+    journal::{Entry, Journal},
+    sealed::{digest, failed, replace, unseal},
     signer::SIGNATURE_BYTES,
-    store::{failed, replace, unseal},
 };
 
 /// The largest list that is read.
@@ -51,6 +52,9 @@ pub struct CopyHeader {
     /// What the server said of it.
     #[serde(default)]
     pub validators: Validators,
+    /// The latest entry of the list's journal.
+    #[serde(default)]
+    pub last: Option<Entry>,
 }
 
 /// How such a list is kept current, for people and for the API.
@@ -103,6 +107,23 @@ impl Copy {
         })
     }
 
+    /// What the journal calls it: the signer's version, else the first digits of its SHA-256.
+    pub fn version(&self) -> String {
+        let version = self.header.version.map(|it| it.to_string());
+        version.unwrap_or_else(|| digest(&self.list)[..12].to_owned())
+    }
+
+    /// Completes the list's journal with the latest entry.
+    pub fn finish_journal(&self, state_dir: &Path, name: &str) -> Result<(), StoreError> {
+        let last = self.header.last.as_ref();
+        last.map_or(Ok(()), |entry| Self::journal(state_dir, name).keep(entry))
+    }
+
+    /// What moved in a list so far.
+    pub fn journal(state_dir: &Path, name: &str) -> Journal {
+        Journal::at(path(state_dir, name).with_extension("jsonl"))
+    }
+
     /// Puts it in place of the one before.
     pub fn write(&self, state_dir: &Path, name: &str) -> Result<(), StoreError> {
         let path = path(state_dir, name);
@@ -152,6 +173,7 @@ impl ListClient {
                 fetched: 0,
                 version,
                 validators,
+                last: known.and_then(|it| it.last.clone()),
             },
             list,
         }))

@@ -17,8 +17,11 @@ pub struct Difference {
 /// What moved in one set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetDifference {
-    /// Microsoft's id.
+    /// Microsoft's id; 0 for a service of another list.
     pub id: u16,
+    /// The name of such a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What became of the set.
     pub kind: Kind,
     /// Prefixes that came.
@@ -82,11 +85,25 @@ impl Difference {
         let ids: BTreeSet<_> = old.iter().chain(new).map(|set| set.id).collect();
         let find = |sets: &[EndpointSet], id| {
             let place = sets.binary_search_by_key(&id, |set| set.id).ok()?;
-            Some(sets[place].clone())
+            Some(Parts::of_set(&sets[place]))
         };
         let sets = ids
             .into_iter()
-            .filter_map(|id| set_difference(find(old, id), find(new, id)))
+            .filter_map(|id| parts_difference(find(old, id), find(new, id)))
+            .collect();
+        Self { sets }
+    }
+
+    /// From `old` to `new`, the services of another list than Microsoft's.
+    pub fn between_services(old: &[ServiceParts], new: &[ServiceParts]) -> Self {
+        let names: BTreeSet<_> = old.iter().chain(new).map(|it| &it.name).collect();
+        let find = |services: &[ServiceParts], name: &str| {
+            let mut services = services.iter();
+            services.find(|it| it.name == name).map(Parts::of_service)
+        };
+        let sets = names
+            .into_iter()
+            .filter_map(|name| parts_difference(find(old, name), find(new, name)))
             .collect();
         Self { sets }
     }
@@ -110,57 +127,105 @@ impl Difference {
     }
 }
 
-fn set_difference(old: Option<EndpointSet>, new: Option<EndpointSet>) -> Option<SetDifference> {
-    let (kind, id) = match (&old, &new) {
+/// A service of another list than Microsoft's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceParts {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub prefixes: Vec<IpNet>,
+    /// By which names.
+    pub names: Vec<String>,
+    /// What else it says: a field, and its value.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+/// What is compared.
+struct Parts {
+    id: u16,
+    name: Option<String>,
+    prefixes: BTreeSet<IpNet>,
+    names: BTreeSet<String>,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Parts {
+    fn of_set(set: &EndpointSet) -> Self {
+        Self {
+            id: set.id.0,
+            name: None,
+            prefixes: set.prefixes.iter().copied().collect(),
+            names: set.names.iter().map(|it| it.as_str().to_owned()).collect(),
+            fields: vec![
+                ("category", set.category.to_string()),
+                ("serviceArea", set.service_area.to_string()),
+                ("tcpPorts", set.tcp.to_string()),
+                ("udpPorts", set.udp.to_string()),
+                ("required", set.required.to_string()),
+            ],
+        }
+    }
+
+    fn of_service(service: &ServiceParts) -> Self {
+        Self {
+            id: 0,
+            name: Some(service.name.clone()),
+            prefixes: service.prefixes.iter().copied().collect(),
+            names: service.names.iter().cloned().collect(),
+            fields: service.fields.clone(),
+        }
+    }
+}
+
+fn parts_difference(old: Option<Parts>, new: Option<Parts>) -> Option<SetDifference> {
+    let (kind, either) = match (&old, &new) {
         (None, None) => return None,
-        (None, Some(new)) => (Kind::Added, new.id.0),
-        (Some(old), None) => (Kind::Removed, old.id.0),
-        (Some(old), Some(new)) if old == new => return None,
-        (Some(_), Some(new)) => (Kind::Changed, new.id.0),
+        (None, Some(new)) => (Kind::Added, new),
+        (Some(old), None) => (Kind::Removed, old),
+        (Some(_), Some(new)) => (Kind::Changed, new),
     };
+    let (id, name) = (either.id, either.name.clone());
     let changed = match (&old, &new) {
         (Some(old), Some(new)) => changed(old, new),
         _ => Vec::new(),
     };
-    let parts = |set: Option<EndpointSet>| {
-        set.map_or_else(Default::default, |set| {
-            let names = set.names.iter().map(|name| name.as_str().to_owned());
-            (set.prefixes.iter().copied().collect(), names.collect())
-        })
-    };
-    let (old_prefixes, old_names): (BTreeSet<IpNet>, BTreeSet<String>) = parts(old);
-    let (new_prefixes, new_names): (BTreeSet<IpNet>, BTreeSet<String>) = parts(new);
-    Some(SetDifference {
+    let parts = |it: Option<Parts>| it.map_or_else(Default::default, |it| (it.prefixes, it.names));
+    let (old_prefixes, old_names) = parts(old);
+    let (new_prefixes, new_names) = parts(new);
+    let difference = SetDifference {
         id,
+        name,
         kind,
         added_prefixes: new_prefixes.difference(&old_prefixes).copied().collect(),
         removed_prefixes: old_prefixes.difference(&new_prefixes).copied().collect(),
         added_names: new_names.difference(&old_names).cloned().collect(),
         removed_names: old_names.difference(&new_names).cloned().collect(),
         changed,
-    })
+    };
+    let same = difference.kind == Kind::Changed && difference.is_nothing();
+    (!same).then_some(difference)
 }
 
-fn changed(old: &EndpointSet, new: &EndpointSet) -> Vec<Changed> {
-    let fields = |set: &EndpointSet| {
-        [
-            ("category", set.category.to_string()),
-            ("serviceArea", set.service_area.to_string()),
-            ("tcpPorts", set.tcp.to_string()),
-            ("udpPorts", set.udp.to_string()),
-            ("required", set.required.to_string()),
-        ]
-    };
-    fields(old)
-        .into_iter()
-        .zip(fields(new))
+fn changed(old: &Parts, new: &Parts) -> Vec<Changed> {
+    let pairs = old.fields.iter().zip(&new.fields);
+    pairs
         .filter(|((_, from), (_, to))| from != to)
         .map(|((field, from), (_, to))| Changed {
-            field: field.to_owned(),
-            from,
-            to,
+            field: (*field).to_owned(),
+            from: from.clone(),
+            to: to.clone(),
         })
         .collect()
+}
+
+impl SetDifference {
+    fn is_nothing(&self) -> bool {
+        let prefixes = [&self.added_prefixes, &self.removed_prefixes];
+        let names = [&self.added_names, &self.removed_names];
+        self.changed.is_empty()
+            && prefixes.iter().all(|it| it.is_empty())
+            && names.iter().all(|it| it.is_empty())
+    }
 }
 
 impl fmt::Display for Difference {
@@ -171,7 +236,10 @@ impl fmt::Display for Difference {
                 Kind::Removed => " is gone",
                 Kind::Changed => "",
             };
-            writeln!(f, "set {}{word}", set.id)?;
+            match &set.name {
+                Some(name) => writeln!(f, "service {name}{word}")?,
+                None => writeln!(f, "set {}{word}", set.id)?,
+            }
             for changed in &set.changed {
                 let Changed { field, from, to } = changed;
                 writeln!(f, "  ~ {field} {from:?} -> {to:?}")?;

@@ -26,11 +26,10 @@ pub(crate) const DENIED: &[(&str, &str)] = &[
     ("198.51.100.0", "198.51.100.255"),
     ("203.0.113.0", "203.0.113.255"),
     ("224.0.0.0", "255.255.255.255"),
-    ("::", "ff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-    ("100::", "1ff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("::", "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
     ("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
     ("3fff::", "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff"),
-    ("fc00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ("4000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
 ];
 
 fn number(address: IpAddr) -> (bool, u128) {

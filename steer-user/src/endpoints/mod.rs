@@ -17,8 +17,10 @@ mod folder;
 pub(crate) mod fuzz;
 mod guards;
 mod hooks;
+mod journal;
 mod names;
 mod ports;
+mod sealed;
 mod service;
 mod signer;
 mod snapshot;
@@ -35,19 +37,21 @@ use ipnet::IpNet;
 pub use self::{
     change::{By, ChangeError, Keeper, Outcome, Policy, Publish, Report, Rules},
     copy::{COPY_BYTES, Copy, CopyHeader, ListClient, ListReport, Remote},
-    difference::{Changed, Difference, Extent, Kind, SetDifference},
+    difference::{Changed, Difference, Extent, Kind, ServiceParts, SetDifference},
     error::{FeedError, FeedProblem, Place},
     explanation::Explanation,
     fetch::{Access, ErrorKind, Fetched, ServiceError, Validators},
     guards::{Guards, Objection},
     hooks::Hooks,
+    journal::{Deed, Entry, Journal},
     names::NamePattern,
     ports::{PortRange, Ports, PortsError},
+    sealed::StoreError,
     service::{Client, FOLDER, MICROSOFT, Service},
     signer::Signer,
     snapshot::render as render_snapshot,
     special::{documentation, never_steered},
-    store::{Deed, Entry, Header, Key, Leaving, Pinned, State, Store, StoreError, Stored, Waiting},
+    store::{Header, Key, Leaving, Pinned, State, Store, Stored, Waiting},
     validate::limits,
     version::{FeedVersion, NoVersion},
     vocabulary::{Category, Instance, ServiceArea, SetId, UnknownWord},

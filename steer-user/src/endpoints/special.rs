@@ -3,7 +3,8 @@
 use ipnet::IpNet;
 
 /// Never steered, whoever asks for it: not reachable over an Internet connection at all. From the
-/// IANA special-purpose registries (RFC 6890 and its updates).
+/// IANA special-purpose registries (RFC 6890 and its updates), and from that of IPv6 address space,
+/// where only 2000::/3 is global unicast.
 const NEVER_STEERED: &[(&str, &str)] = &[
     ("0.0.0.0/8", "\"this network\""),
     ("10.0.0.0/8", "private"),
@@ -21,6 +22,9 @@ const NEVER_STEERED: &[(&str, &str)] = &[
     ("fe80::/10", "link-local"),
     ("fec0::/10", "private (site-local)"),
     ("ff00::/8", "multicast"),
+    ("::/3", "unassigned"),
+    ("4000::/2", "unassigned"),
+    ("8000::/1", "unassigned"),
 ];
 
 /// Reserved for documentation and benchmarks: never Microsoft's, so a feed that holds it is a test
@@ -77,6 +81,9 @@ mod tests {
             ("52.96.0.0/14", None),
             ("2603:1006::/40", None),
             ("fe80::1/128", Some("link-local")),
+            ("fe00::/32", Some("unassigned")),
+            ("1fff:ffff::/32", Some("unassigned")),
+            ("4000::/32", Some("unassigned")),
         ] {
             assert_eq!(never_steered(&text.parse().unwrap()), kind, "{text}");
         }

@@ -13,22 +13,20 @@
 //! What is damaged is skipped with a word.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use super::{
-    Difference, EndpointSet, Feed, FeedVersion, Instance, Origin, explanation::Explanation,
+    EndpointSet, Feed, FeedVersion, Instance, Origin,
+    explanation::Explanation,
+    journal::{Entry, Journal},
+    sealed::{StoreError, digest, failed, replace, unseal},
 };
 use crate::{cut, system::file};
-
-/// A journal beyond this is set aside as `journal.old.jsonl`.
-const JOURNAL_BYTES: u64 = 8 << 20;
 
 /// The feed directory of a state directory.
 #[derive(Debug)]
@@ -104,52 +102,6 @@ pub struct Leaving {
     pub left: u64,
 }
 
-/// A line of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Counts up from 1.
-    pub number: u64,
-    /// Unix time by this machine's clock.
-    pub time: u64,
-    /// Who: `steer`, or a user.
-    pub who: String,
-    /// What was done.
-    pub what: Deed,
-    /// Why.
-    pub why: String,
-    /// The version in use before.
-    pub from: String,
-    /// The version that it is about.
-    pub to: String,
-    /// What moved in what is steered.
-    #[serde(default, skip_serializing_if = "Difference::is_empty")]
-    pub moved: Difference,
-    /// The service's own words.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub explained: Vec<Explanation>,
-    /// The generation that it became, if a controller ran.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<u64>,
-}
-
-/// What a journal entry says was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Deed {
-    /// A list came into use.
-    Applied,
-    /// A list was held back.
-    Held,
-    /// An earlier list came into use again.
-    RolledBack,
-    /// The operator holds the list in use.
-    Pinned,
-    /// He does so no more.
-    Unpinned,
-    /// The delay of removed entries was over.
-    Left,
-}
-
 /// What is known of a version besides its list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -175,16 +127,6 @@ pub struct Stored {
     pub header: Header,
     /// The list.
     pub feed: Feed,
-}
-
-/// Why the disk cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {reason}")]
-pub struct StoreError {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub reason: String,
 }
 
 impl Store {
@@ -268,7 +210,7 @@ impl Store {
     pub fn put(&self, header: &Header, list: &[u8]) -> Result<Key, StoreError> {
         let key = Key {
             version: header.version,
-            digest: hex(list)[..12].to_owned(),
+            digest: digest(list)[..12].to_owned(),
         };
         let old = self.keys(WAITING);
         let mut text = serde_json::to_vec(header).map_err(|e| failed(&self.folder, &e.into()))?;
@@ -328,20 +270,9 @@ impl Store {
         Ok(())
     }
 
-    /// The journal, the oldest entry first; lines that cannot be read are skipped with a word.
-    pub fn journal(&self) -> Vec<Entry> {
-        let path = self.folder.join(JOURNAL);
-        let text = fs::read(&path).unwrap_or_default();
-        let lines = text
-            .split(|byte| *byte == b'\n')
-            .filter(|it| !it.is_empty());
-        lines
-            .filter_map(|line| {
-                serde_json::from_slice(line)
-                    .inspect_err(|error| warn!("{}: a line is skipped: {error}", path.display()))
-                    .ok()
-            })
-            .collect()
+    /// What moved so far.
+    pub fn journal(&self) -> Journal {
+        Journal::at(self.folder.join(JOURNAL))
     }
 
     /// This machine's GUID: made once, from the kernel's randomness.
@@ -361,41 +292,10 @@ impl Store {
         Ok(text.trim().to_owned())
     }
 
-    /// Appends the state's journal entry if the journal lacks it.
+    /// Completes the journal with the state's entry.
     fn finish_journal(&self) -> Result<(), StoreError> {
-        let Some(entry) = &self.state.last else {
-            return Ok(());
-        };
-        if self
-            .journal()
-            .last()
-            .is_some_and(|last| last.number >= entry.number)
-        {
-            return Ok(());
-        }
-        let path = self.folder.join(JOURNAL);
-        let append = || -> io::Result<()> {
-            let mut line = Vec::new();
-            match fs::read(&path) {
-                Ok(text) if text.len() as u64 > JOURNAL_BYTES => {
-                    fs::rename(&path, path.with_extension("old.jsonl"))?;
-                }
-                // A line that a crash cut short stays a line of its own.
-                Ok(text) if text.last().is_some_and(|last| *last != b'\n') => line.push(b'\n'),
-                _ => {}
-            }
-            serde_json::to_writer(&mut line, entry)?;
-            line.push(b'\n');
-            let mut file = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)?;
-            cut::point();
-            file.write_all(&line)?;
-            cut::point();
-            file.sync_all()
-        };
-        append().map_err(|error| failed(&path, &error))
+        let last = self.state.last.as_ref();
+        last.map_or(Ok(()), |entry| self.journal().keep(entry))
     }
 
     /// The state; if it is lost, the newest good version that was in use is in use again.
@@ -425,7 +325,7 @@ impl Store {
         );
         State {
             active,
-            last: self.journal().pop(),
+            last: self.journal().entries().pop(),
             ..State::default()
         }
     }
@@ -495,34 +395,6 @@ impl Store {
 const VERSIONS: &str = "versions";
 const WAITING: &str = "waiting";
 const JOURNAL: &str = "journal.jsonl";
-const SEAL: &str = "steer feed 1 sha256 ";
-
-/// Puts a sealed text in place of a file's.
-pub(super) fn replace(path: &Path, rest: &[u8]) -> Result<(), StoreError> {
-    let mut text = format!("{SEAL}{}\n", hex(rest)).into_bytes();
-    text.extend_from_slice(rest);
-    file::replace(path, &text).map_err(|error| failed(path, &error))
-}
-
-/// What the seal at a file's beginning vouches for.
-pub(super) fn unseal(text: &[u8]) -> Option<&[u8]> {
-    let rest = text.strip_prefix(SEAL.as_bytes())?;
-    let (digest, rest) = rest.split_at_checked(64)?;
-    let rest = rest.strip_prefix(b"\n")?;
-    (digest == hex(rest).as_bytes()).then_some(rest)
-}
-
-/// The SHA-256 in hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    format!("{:x}", Sha256::digest(bytes))
-}
-
-pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
-    StoreError {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    }
-}
 
 /// Sets as the service writes them.
 pub(super) fn to_json(set: &EndpointSet) -> serde_json::Value {

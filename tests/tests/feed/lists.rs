@@ -287,6 +287,144 @@ fn a_copy_that_is_damaged_is_skipped_with_a_word_and_fetched_again() {
     assert!(steer.whole_log().unwrap().contains("is damaged"));
 }
 
+/// What `steer endpoints show` has of the list's journal.
+fn journal(steer: &Steer<'_>) -> Vec<Value> {
+    let shown = steer.command(&["endpoints", "show", "--json", "--journal", "1000"]);
+    let shown: Value = serde_json::from_slice(&shown.unwrap().stdout).unwrap();
+    assert_eq!(shown["lists"][0]["name"], "saas", "{shown}");
+    shown["lists"][0]["journal"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_journal_tells_what_moved_in_a_list_and_what_was_held_back() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let guards = "[feed.guards]\ndeny = [\"203.0.113.0/24\"]\n";
+    let (service, steer) = fetching(&lab, guards, "");
+    let wait_for = |what: &str, entries: usize| {
+        let has = |_: &Value| journal(&steer).len() == entries;
+        steer.wait_for(what, has).unwrap();
+        journal(&steer).pop().unwrap()
+    };
+    let first = wait_for("the first list is told", 1);
+    assert_eq!(first["from"], "none", "{first}");
+    assert_eq!(first["moved"]["sets"][0]["name"], "saas/crm", "{first}");
+    assert_eq!(first["moved"]["sets"][0]["kind"], "added", "{first}");
+
+    say(&service, &upper().replace("\"443\"", "\"80,443\""));
+    let second = wait_for("what moved is told", 2);
+    assert_eq!(
+        (&second["what"], &second["who"]),
+        (&json!("applied"), &json!("steer"))
+    );
+    assert_eq!(second["from"], first["to"], "{second}");
+    let moved = &second["moved"]["sets"][0];
+    assert_eq!(
+        moved["added_prefixes"],
+        json!(["93.184.216.128/25"]),
+        "{second}"
+    );
+    assert_eq!(
+        moved["removed_prefixes"],
+        json!(["93.184.216.0/25"]),
+        "{second}"
+    );
+    let field = json!([{"field": "tcpPorts", "from": "443", "to": "80,443"}]);
+    assert_eq!(moved["changed"], field, "{second}");
+    assert!(second["generation"].as_u64() > Some(1), "{second}");
+
+    say(
+        &service,
+        &SERVICE.replace("93.184.216.0/25", "203.0.113.128/25"),
+    );
+    let third = wait_for("what is held back is told", 3);
+    assert_eq!(third["what"], "held", "{third}");
+    assert!(
+        third["why"].as_str().unwrap().contains("denylist"),
+        "{third}"
+    );
+    let shown = text(&steer.command(&["endpoints", "show"]).unwrap());
+    let line = format!("list      saas from https://{SERVER}/saas.toml");
+    assert!(
+        shown.contains(&line) && shown.contains("journal   2 "),
+        "{shown}"
+    );
+    // Once, however often the server says it.
+    say(&service, &upper());
+    wait_for("the next one is told", 4);
+}
+
+/// As by a power cut, at every step there is: the kernel has one whole list, whatever the next start
+/// finds on disk, and the start goes on with one whole list.
+#[test]
+fn a_controller_that_is_cut_at_any_step_of_a_list_goes_on_with_one_whole_one() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let (service, mut steer) = fetching(&lab, "", "");
+    let whole = |host: u32| SERVICE.replace("216.0/25", &format!("216.{host}/32"));
+    let steered = |hosts: [u32; 2]| {
+        let flow = |host| Flow::tcp([93, 184, 216, u8::try_from(host).unwrap()].into(), 443);
+        let answers = probe_all(&lab.client, &hosts.map(flow)).unwrap();
+        [0, 1].map(|place| answers[place].site == Site::Near)
+    };
+    let (old, new) = ([true, false], [false, true]);
+    say(&service, &whole(100));
+    let has = |steer: &Steer<'_>, what: &str, host: u32| {
+        let wanted = json!([format!("93.184.216.{host}/32")]);
+        let last = |_: &Value| {
+            let last = journal(steer).pop();
+            last.is_some_and(|it| it["moved"]["sets"][0]["added_prefixes"] == wanted)
+        };
+        steer.wait_for(what, last).unwrap();
+    };
+    has(&steer, "the first list is on disk", 100);
+    steer.kill().unwrap();
+    let (mut in_use, mut point) = (100, 1);
+    loop {
+        service.say(|_| Reply::http("503 Service Unavailable", "", b""));
+        steer.cut_at(Some(("list", point)));
+        steer.run().unwrap();
+        steer.wait_until_steering(PATIENCE).unwrap();
+        let last = 100 + point - 1;
+        if last > in_use {
+            let found = steered([in_use, last]);
+            assert!(
+                [old, new].contains(&found),
+                "cut at {}: {found:?}",
+                point - 1
+            );
+            in_use = if found == new { last } else { in_use };
+        }
+        let next = 100 + point;
+        say(&service, &whole(next));
+        let over = |status: &Value| {
+            let told = journal(&steer).pop();
+            let to = told.map(|it| it["moved"]["sets"][0]["added_prefixes"].clone());
+            status["state"] == "unattended"
+                || to == Some(json!([format!("93.184.216.{next}/32")]))
+                    && status["lists"][0]["failures"] == 0
+        };
+        let status = steer.wait_for("the end of the update", over).unwrap();
+        if status["state"] != "unattended" {
+            break;
+        }
+        let ended = steer.wait_until_ended().unwrap().unwrap();
+        assert!(!ended.success(), "{}", steer.log());
+        let found = steered([in_use, next]);
+        assert!([old, new].contains(&found), "cut at {point}: {found:?}");
+        point += 1;
+    }
+    assert_eq!(steered([in_use, 100 + point]), new);
+    let numbers: Vec<u64> = journal(&steer)
+        .iter()
+        .map(|it| it["number"].as_u64().unwrap())
+        .collect();
+    assert!(
+        numbers.iter().copied().eq(1..=numbers.len() as u64),
+        "{numbers:?}"
+    );
+    println!("an update of a list has {} points", point - 1);
+    assert!(point > 5);
+}
+
 #[test]
 fn a_list_that_must_be_signed_is_taken_only_from_its_signer_under_its_name_and_never_an_older_one()
 {
