@@ -1,8 +1,8 @@
-//! The values of the maps other than a generation, and the hash that names their layout.
+//! The values of the maps other than a generation: counters, the state of the paths, next hops.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{chunk, deadman, dns, flow, mark, names, reason, rule};
+use crate::mark;
 
 /// The most classes, the unused class 0 included.
 pub const CLASSES: u32 = 512;
@@ -46,7 +46,7 @@ pub const STEERING: u32 = 1 << (16 + NEXT as u32);
 
 /// Whether this build's maps have another layout than a release's: a test of upgrades that confused
 /// two layouts would take a path that is up for the word to steer, or nothing for it.
-const NEXT: bool = cfg!(feature = "next-abi");
+pub(crate) const NEXT: bool = cfg!(feature = "next-abi");
 
 /// The state of the paths: its own lifetime, apart from plan and learned addresses. IPv4 and IPv6
 /// have each their own, since one may be dead on a link where the other works.
@@ -196,102 +196,6 @@ pub struct NextHop {
 const _: () = assert!(size_of::<Count>() == 16 && align_of::<Count>() == 8);
 const _: () = assert!(size_of::<PathTable>() == 1640 && align_of::<PathTable>() == 4);
 const _: () = assert!(size_of::<NextHop>() == 20 && align_of::<NextHop>() == 4);
-
-/// Counts up when a layout keeps its sizes but changes its meaning.
-const REVISION: u64 = 5 + NEXT as u64;
-
-/// Names the layout of every map. It is part of the pin path, so that two versions of steer never
-/// read each other's maps with the wrong layout.
-pub const HASH: u64 = {
-    let parts = [
-        REVISION,
-        chunk::CHUNKS as u64,
-        chunk::DYNAMIC as u64,
-        chunk::ENTRIES as u64,
-        chunk::SEGMENTS as u64,
-        chunk::RULES_PER_ENTRY as u64,
-        size_of::<chunk::Chunk>() as u64,
-        size_of::<chunk::Segment>() as u64,
-        size_of::<chunk::Boundary>() as u64,
-        size_of::<rule::Rule>() as u64,
-        size_of::<Count>() as u64,
-        size_of::<PathTable>() as u64,
-        size_of::<NextHop>() as u64,
-        flow::LAYOUT,
-        CLASSES as u64,
-        PREFERENCES as u64,
-        NEXT_HOPS as u64,
-        mark::Bits::DEFAULT.mask() as u64,
-        mark::PATHS as u64,
-        reason::REASONS as u64,
-        size_of::<deadman::Heartbeat>() as u64,
-        size_of::<deadman::Open>() as u64,
-        size_of::<deadman::Life>() as u64,
-        deadman::LIVES as u64,
-        size_of::<names::NameRule>() as u64,
-        names::KEY_OCTETS as u64,
-        size_of::<dns::DnsTable>() as u64,
-        size_of::<dns::ResolverState>() as u64,
-        size_of::<dns::ResolverCount>() as u64,
-        size_of::<dns::PendingKey>() as u64,
-        size_of::<dns::Pending>() as u64,
-        size_of::<dns::Learned>() as u64,
-        size_of::<dns::Asker>() as u64,
-        dns::LEARNED as u64,
-        dns::BUDGETS as u64,
-        dns::DNS_EVENTS as u64,
-    ];
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    let mut index = 0;
-    while index < parts.len() {
-        hash = flow::mix(hash, parts[index]);
-        index += 1;
-    }
-    flow::finish(hash)
-};
-
-#[cfg(feature = "user")]
-mod user {
-    //! Every byte pattern of these types is valid and none has padding: bytemuck proves it, aya
-    //! only wants to hear it.
-    use super::{Count, NextHop, PathTable};
-    use crate::{
-        chunk::Chunk,
-        deadman::{Heartbeat, Life, Open},
-        dns::{
-            Asker, Budget, DnsTable, Learned, Pending, PendingKey, Resolver, ResolverCount,
-            ResolverState,
-        },
-        flow::Bucket,
-        names::NameRule,
-    };
-
-    macro_rules! pod {
-        ($($type:ty),*) => {$(
-            const _: () = {
-                const fn proven<T: bytemuck::Pod>() {}
-                proven::<$type>();
-            };
-            // SAFETY: `bytemuck::Pod` is derived for the type, which is what aya's Pod asks for.
-            unsafe impl aya::Pod for $type {}
-        )*};
-    }
-    pod!(
-        Bucket, Chunk, Count, Heartbeat, Life, NextHop, Open, PathTable
-    );
-    pod!(
-        Asker,
-        Budget,
-        DnsTable,
-        Learned,
-        NameRule,
-        Pending,
-        PendingKey,
-        Resolver,
-        ResolverCount,
-        ResolverState
-    );
-}
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,7 @@ pub mod dns;
 pub mod flow;
 #[cfg(feature = "user")]
 pub mod image;
+pub mod layout;
 pub mod lookup;
 pub mod mark;
 pub mod names;

@@ -3,7 +3,7 @@
 
 use tracing::{info, warn};
 
-use super::{Controller, ControllerError, View, report::name_of};
+use super::{Controller, ControllerError, View, path_ids::name_of};
 use crate::{
     api::{DeadManBreakout, DeadManFamily, DeadManStatus},
     config::Breakout,

@@ -19,6 +19,7 @@ pub(crate) mod look;
 mod missing;
 mod path_ids;
 mod polling;
+mod preferences;
 pub(crate) mod preflight;
 mod preview;
 mod registry;
@@ -465,8 +466,8 @@ impl Controller {
         let feed = self.plan.feed();
         self.prober
             .set_up(&mut self.state, &self.config, view, feed, taken)?;
-        self.state.prefer(&health::preferences(&self.config));
-        let classes = health::preferring(&self.config, &self.plan);
+        self.state.prefer(&preferences::rules(&self.config));
+        let classes = preferences::preferring(&self.config, &self.plan);
         self.state.classify(classes);
         Ok(())
     }
@@ -618,8 +619,8 @@ impl Controller {
     fn publish(&mut self, plan: Plan) -> Result<(), ControllerError> {
         self.registry.save()?;
         // Packets of a class that is new go by its preference from the first one on.
-        let before = health::preferring(&self.config, &self.plan);
-        let classes = before.chain(health::preferring(&self.config, &plan));
+        let before = preferences::preferring(&self.config, &self.plan);
+        let classes = before.chain(preferences::preferring(&self.config, &plan));
         self.state.classify(classes);
         self.decide(Event::Tick)?;
         self.generation = self.transition.publish(self.datapath.maps_mut(), &plan)?;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::ControllerError;
-use crate::{config::Config, system::file};
+use crate::{
+    config::{Breakout, Config},
+    system::file,
+};
 
 /// The ids by name, and their file.
 #[derive(Debug)]
@@ -74,6 +77,14 @@ impl PathIds {
 
 fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("paths.json")
+}
+
+/// The operator's name for a path; none for the path id 0, "none was up".
+pub(super) fn name_of(breakouts: &[Breakout], id: u8) -> Option<String> {
+    let named = breakouts.iter().find(|it| it.id == id);
+    named
+        .map(|it| it.name.clone())
+        .or_else(|| (id != 0).then(|| format!("path {id}")))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Controller, ControllerError, FeedTask, ListTask, Phase, View, deadman,
-    health::{numbered, preferring},
+    path_ids::name_of,
+    preferences::{numbered, preferring},
     registry::RegistryFile,
 };
 use crate::{
@@ -323,14 +324,6 @@ fn reasons(maps: &Maps) -> Result<BTreeMap<String, u64>, ControllerError> {
         .into_iter()
         .map(|count| (count.reason.name().into(), count.packets))
         .collect())
-}
-
-/// The operator's name for a path; none for the path id 0, "none was up".
-pub(super) fn name_of(breakouts: &[Breakout], id: u8) -> Option<String> {
-    let named = breakouts.iter().find(|it| it.id == id);
-    named
-        .map(|it| it.name.clone())
-        .or_else(|| (id != 0).then(|| format!("path {id}")))
 }
 
 async fn nftables(

@@ -24,8 +24,11 @@ use steer_common::{
 };
 
 use super::{
-    Attachment, DatapathError, LogLevel, Mode, PinDir, Port, load,
+    DatapathError, LogLevel, Mode, PinDir, Port,
+    attachment::Attachment,
+    load,
     maps::{self, map_error, open},
+    objects,
     tc::{self, TcPlace},
 };
 
@@ -44,10 +47,6 @@ const OWN: [&str; 12] = [
     "CLIENT_BUDGETS",
     "DNS_EVENTS",
 ];
-/// The program at ingress.
-pub(super) const QUERY: &str = "dns_query";
-/// The program at egress.
-pub(super) const ANSWER: &str = "dns_answer";
 /// The pins that say that a filter is there, and that the qdisc is ours (clsact): others than those of
 /// the classifier, which say that mark mode steers.
 pub(super) const FILTER_MARK: &str = "dns-filter";
@@ -324,13 +323,13 @@ struct Place {
 
 const PLACES: [Place; 2] = [
     Place {
-        program: QUERY,
+        program: objects::DNS_QUERY,
         direction: TcAttachType::Ingress,
         behind: tc::BEHIND,
         link: "dns-query",
     },
     Place {
-        program: ANSWER,
+        program: objects::DNS_ANSWER,
         direction: TcAttachType::Egress,
         behind: 0,
         link: "dns-answer",
@@ -403,7 +402,7 @@ fn attach(
     port: &Port,
     pins: &PinDir,
 ) -> Result<Attachment, DatapathError> {
-    let verified_instructions = load::verified_instructions(ebpf, place.program);
+    let verified_instructions = objects::verified_instructions(ebpf, place.program);
     let place = TcPlace {
         program: place.program,
         interface: &port.interface,
@@ -446,7 +445,7 @@ pub(super) fn load_dns(
         }
     }
     let mut ebpf = loader
-        .load(super::objects::DNS)
+        .load(objects::DNS)
         .map_err(|source| DatapathError::Load {
             object: "steer-dns",
             source: Box::new(source),

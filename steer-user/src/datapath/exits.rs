@@ -3,12 +3,12 @@
 use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
 
 use super::{
-    Attachment, DatapathError, PinDir, maps, objects,
+    DatapathError, PinDir,
+    attachment::Attachment,
+    maps, objects,
     tc::{self, TcPlace},
 };
 
-/// The program.
-pub(super) const PROGRAM: &str = "breakout_rx";
 /// Its pins.
 const LINK: &str = "exit";
 pub(super) const FILTER_MARK: &str = "exit-filter";
@@ -51,12 +51,12 @@ pub(super) fn load(exit: &Exit, pins: Option<&PinDir>) -> Result<Ebpf, DatapathE
             source: Box::new(source),
         })?;
     let program = ebpf
-        .program_mut(PROGRAM)
-        .ok_or(DatapathError::Missing(PROGRAM))?;
+        .program_mut(objects::BREAKOUT_RX)
+        .ok_or(DatapathError::Missing(objects::BREAKOUT_RX))?;
     <&mut SchedClassifier>::try_from(program)
         .and_then(SchedClassifier::load)
         .map_err(|source| DatapathError::Program {
-            program: PROGRAM,
+            program: objects::BREAKOUT_RX,
             interface: exit.interface.clone(),
             source: Box::new(source),
         })?;
@@ -66,9 +66,9 @@ pub(super) fn load(exit: &Exit, pins: Option<&PinDir>) -> Result<Ebpf, DatapathE
 /// Loads the program for a breakout and attaches it; the pins keep both.
 pub(super) fn attach(exit: &Exit, pins: &PinDir) -> Result<Attachment, DatapathError> {
     let mut ebpf = load(exit, Some(pins))?;
-    let verified_instructions = super::load::verified_instructions(&ebpf, PROGRAM);
+    let verified_instructions = objects::verified_instructions(&ebpf, objects::BREAKOUT_RX);
     let place = TcPlace {
-        program: PROGRAM,
+        program: objects::BREAKOUT_RX,
         interface: &exit.interface,
         ifindex: exit.ifindex,
         direction: aya::programs::TcAttachType::Ingress,
@@ -82,7 +82,7 @@ pub(super) fn attach(exit: &Exit, pins: &PinDir) -> Result<Attachment, DatapathE
     Ok(Attachment {
         interface: exit.interface.clone(),
         ifindex: exit.ifindex,
-        program: PROGRAM,
+        program: objects::BREAKOUT_RX,
         hook,
         adopted,
         verified_instructions,

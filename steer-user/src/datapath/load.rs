@@ -11,6 +11,7 @@ use steer_common::mark;
 
 use super::{
     DatapathError, Maps, PinDir,
+    attachment::{Attachment, Hook},
     exits::{self, Exit},
     links, maps, objects,
     tc::{self, Order, TcPlace},
@@ -46,8 +47,8 @@ impl Mode {
 
     pub(super) const fn program(self) -> &'static str {
         match self {
-            Self::Mark => "lan_ingress",
-            Self::Redirect => "lan_redirect",
+            Self::Mark => objects::LAN_INGRESS,
+            Self::Redirect => objects::LAN_REDIRECT,
         }
     }
 }
@@ -61,31 +62,6 @@ pub enum XdpChoice {
     Native,
     /// In the stack.
     Generic,
-}
-
-/// How a program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hook {
-    /// A link at TC ingress, Linux 6.6 and newer.
-    Tcx,
-    /// A filter of the clsact qdisc.
-    Clsact,
-    /// XDP in the driver.
-    NativeXdp,
-    /// XDP in the stack.
-    GenericXdp,
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcx => "TCX ingress",
-            Self::Clsact => "clsact ingress",
-            Self::NativeXdp => "native XDP",
-            Self::GenericXdp => "generic XDP",
-        })
-    }
 }
 
 /// What the programs log of rare events.
@@ -123,34 +99,6 @@ impl Port {
             *place = *vlan;
         }
         vlans
-    }
-}
-
-/// A program at its interface.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Attachment {
-    /// The interface.
-    pub interface: String,
-    /// Its index.
-    pub ifindex: u32,
-    /// The program.
-    pub program: &'static str,
-    /// How it is attached.
-    pub hook: Hook,
-    /// Whether it took the place of a program that an earlier controller left there.
-    pub adopted: bool,
-    /// How many instructions the verifier looked at; none before Linux 5.16.
-    pub verified_instructions: Option<u32>,
-}
-
-impl Attachment {
-    /// What to add to a message about it.
-    pub fn adopted_in_words(&self) -> &'static str {
-        if self.adopted {
-            ", in place of the one that was there"
-        } else {
-            ""
-        }
     }
 }
 
@@ -246,7 +194,7 @@ impl Datapath {
             .programs
             .iter_mut()
             .map(|(port, ebpf)| {
-                let verified_instructions = verified_instructions(ebpf, mode.program());
+                let verified_instructions = objects::verified_instructions(ebpf, mode.program());
                 let (hook, adopted) = match mode {
                     Mode::Mark => tc::attach(ebpf, &lan_place(port), pins)?,
                     Mode::Redirect => attach_xdp(ebpf, port, pins, xdp)?,
@@ -380,13 +328,6 @@ struct Vlans([u32; 8]);
 
 // SAFETY: an array of integers: every byte pattern is valid and there is no padding.
 unsafe impl Pod for Vlans {}
-
-pub(super) fn verified_instructions(ebpf: &Ebpf, program: &str) -> Option<u32> {
-    ebpf.program(program)?
-        .info()
-        .ok()?
-        .verified_instruction_count()
-}
 
 /// The pins of links: XDP in the driver, XDP in the stack.
 pub(super) const NATIVE_LINK: &str = "xdp-native";

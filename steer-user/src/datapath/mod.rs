@@ -5,6 +5,7 @@
 //! layout, so that the programs go on without a controller and the next one finds them:
 //! `PIN_DIR/ABI/maps/NAME`, `PIN_DIR/ABI/links/HOOK-IFINDEX`.
 
+mod attachment;
 mod deadman;
 mod dns;
 mod exits;
@@ -18,17 +19,17 @@ mod sys;
 mod tc;
 pub(crate) mod trial;
 
+pub use attachment::{Attachment, Hook};
 pub use deadman::{DeadMan, DeadManState, FamilyLife, PathLife};
 pub use dns::{Dns, DnsMaps, LearnedAddress, PendingQuery};
 pub use exits::Exit;
 pub use lessons::{Lesson, Lessons};
-pub use load::{Attachment, Datapath, Hook, LogLevel, Mode, Port, XdpChoice};
+pub use load::{Datapath, LogLevel, Mode, Port, XdpChoice};
 pub use maps::{ClassCount, Maps, ReasonCount, monotonic_ns};
+pub use objects::is_ours;
 pub use pins::PinDir;
 pub use tc::{Direction, Order, is_our_filter, remove_filter};
-pub use trial::{
-    Trial, attached_at, is_ours, program_name, too_old_for_redirect, try_out, try_out_exit,
-};
+pub use trial::{Trial, attached_at, program_name, too_old_for_redirect, try_out, try_out_exit};
 
 use std::path::PathBuf;
 

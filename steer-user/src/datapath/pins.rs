@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use steer_common::{abi, flow, mark};
+use steer_common::{flow, layout, mark};
 
 use super::{DatapathError, Mode, dns, exits, load, tc};
 use crate::cut;
@@ -230,7 +230,7 @@ impl PinDir {
     }
 
     fn version(&self) -> PathBuf {
-        self.root.join(format!("{:016x}", abi::HASH))
+        self.root.join(format!("{:016x}", layout::HASH))
     }
 
     fn maps(&self) -> PathBuf {

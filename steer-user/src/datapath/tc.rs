@@ -12,7 +12,7 @@ use aya::{
 };
 use nix::net::if_::if_indextoname;
 
-use super::{DatapathError, Hook, PinDir, links, maps, trial::is_ours};
+use super::{DatapathError, PinDir, attachment::Hook, links, maps, objects::is_ours};
 
 /// Where among the programs of others at TC ingress ours is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

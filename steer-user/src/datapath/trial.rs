@@ -10,7 +10,7 @@ use aya::{
 use super::{
     DatapathError, LogLevel, Mode, Port,
     exits::{self, Exit},
-    load,
+    load, objects,
 };
 
 /// How a program loaded.
@@ -33,7 +33,7 @@ pub fn try_out(mode: Mode, port: &Port) -> Result<Trial, DatapathError> {
 /// Loads the program that hears answers on breakouts, and drops it.
 pub fn try_out_exit(exit: &Exit) -> Result<Trial, DatapathError> {
     let ebpf = exits::load(exit, None)?;
-    tried(&ebpf, exits::PROGRAM, &exit.interface)
+    tried(&ebpf, objects::BREAKOUT_RX, &exit.interface)
 }
 
 fn tried(ebpf: &Ebpf, program: &'static str, interface: &str) -> Result<Trial, DatapathError> {
@@ -76,18 +76,6 @@ pub fn too_old_for_redirect() -> Option<String> {
 pub fn program_name(id: u32) -> Option<String> {
     let program = loaded_programs().flatten().find(|it| it.id() == id)?;
     program.name_as_str().map(str::to_owned)
-}
-
-/// Whether a program's name is that of one of steer's.
-pub fn is_ours(name: &str) -> bool {
-    [
-        Mode::Mark.program(),
-        Mode::Redirect.program(),
-        exits::PROGRAM,
-        super::dns::QUERY,
-        super::dns::ANSWER,
-    ]
-    .contains(&name)
 }
 
 /// Programs of somebody else, for tests of who is told about them: steer's own under another name.
