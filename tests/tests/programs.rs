@@ -1,8 +1,12 @@
-//! Every kernel program loads in every variant, within its budget of the verifier's work.
+//! Every kernel program loads in every variant, within its budget of the verifier's work, and is off
+//! its interface when its removal returns.
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
-use steer_tests::testrun::{Bench, Variant};
-use steer_user::datapath::{Exit, Mode, try_out_exit};
+use steer_tests::{
+    namespace::Namespace,
+    testrun::{Bench, Pins, Variant},
+};
+use steer_user::datapath::{Datapath, Exit, LogLevel, Mode, XdpChoice, attached_at, try_out_exit};
 
 /// The verifier gives up at 1,000,000 instructions, and it follows other ways in other kernels:
 /// growth has to be somebody's decision.
@@ -73,5 +77,33 @@ fn the_program_on_breakouts_loads_in_every_variant() {
         let instructions = trial.verified_instructions.unwrap_or(0);
         println!("{instructions:>8} verified instructions: {exit:?}");
         assert!(instructions <= BREAKOUT_BUDGET, "{instructions}");
+    }
+}
+
+#[test]
+fn a_program_is_off_its_interface_when_its_removal_returns() {
+    let namespace = Namespace::create(&format!("steer-off-{}", std::process::id())).unwrap();
+    namespace
+        .ip("link add lan0 type veth peer name lan1")
+        .unwrap();
+    let ifindex = namespace.interface_index("lan0").unwrap();
+    let port = Variant::new(Mode::Mark).port("lan0", ifindex);
+    let pins = Pins::unique();
+    let attached = || attached_at("lan0").map(|it| it.len());
+    let attach_and_remove = || {
+        let dir = pins.dir().clone();
+        let mut datapath = Datapath::load(Mode::Mark, dir, vec![port.clone()], 1, LogLevel::Off)?;
+        datapath.attach(XdpChoice::Auto)?;
+        let before = attached();
+        pins.dir().remove()?;
+        Ok((before, attached()))
+    };
+    for _ in 0..5 {
+        match namespace.run(attach_and_remove).unwrap() {
+            (None, _) => {
+                return println!("skipped: kernels before 6.6 attach filters, which go at once");
+            }
+            before_and_after => assert_eq!(before_and_after, (Some(1), Some(0))),
+        }
     }
 }

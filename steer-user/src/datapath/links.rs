@@ -7,7 +7,9 @@ use std::{
 
 use aya::programs::links::{FdLink, PinnedLink};
 
-use super::{DatapathError, PinDir};
+use tracing::debug;
+
+use super::{DatapathError, PinDir, sys};
 use crate::cut;
 
 /// The link that an earlier controller pinned, and its pin: of this version, or else of another one.
@@ -52,4 +54,17 @@ where
             path,
             reason: error.to_string(),
         })
+}
+
+/// Detaches the link that is pinned at `pin`, whatever other pins it has, and removes the pin: when
+/// this returns, the program sees no new packet.
+pub(super) fn forget(pin: &Path) -> Result<(), DatapathError> {
+    // What is not a link (a mark), or dead with its interface, has nothing to detach.
+    if let Err(error) = sys::detach_link(pin) {
+        debug!("{}: not detached: {error}", pin.display());
+    }
+    std::fs::remove_file(pin).map_err(|source| DatapathError::PinDir {
+        path: pin.to_path_buf(),
+        source,
+    })
 }

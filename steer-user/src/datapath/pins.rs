@@ -8,7 +8,7 @@ use std::{
 
 use steer_common::{flow, layout, mark};
 
-use super::{DatapathError, Mode, dns, exits, load, tc};
+use super::{DatapathError, Mode, dns, exits, links, load, tc};
 use crate::cut;
 
 /// The name of the pin that says where steer's bits stand in marks begins so; their lowest follows.
@@ -45,8 +45,12 @@ impl PinDir {
         self.root.exists()
     }
 
-    /// Removes every pin, and with the pins the programs, their attachments and the maps.
+    /// Detaches the programs and removes every pin, and with the pins the maps.
     pub fn remove(&self) -> Result<(), DatapathError> {
+        for pin in self.link_pins()? {
+            links::forget(&pin)?;
+            cut::point();
+        }
         for version in self.versions()? {
             remove_version(&version)?;
         }
@@ -175,32 +179,29 @@ impl PinDir {
         Ok(found)
     }
 
-    /// Removes the pins of one hook's link at one interface, of every version; whether there was
-    /// one.
+    /// Detaches one hook's link at one interface and removes its pins, of every version; whether
+    /// there was one.
     pub(super) fn forget_link(&self, hook: &str, ifindex: u32) -> Result<bool, DatapathError> {
         let name = self.link(hook, ifindex);
         let mut found = false;
         for pin in self.link_pins()? {
             if pin.file_name() == name.file_name() {
-                fs::remove_file(&pin).map_err(failed(&pin))?;
+                links::forget(&pin)?;
                 found = true;
             }
         }
         Ok(found)
     }
 
-    /// Removes this version's link pins of some kinds of interfaces with other indexes.
+    /// Detaches this version's links of some kinds at interfaces with other indexes, and removes their
+    /// pins.
     pub(super) fn forget_other_links(
         &self,
         is_meant: impl Fn(&str) -> bool,
         indexes: &[u32],
     ) -> Result<(), DatapathError> {
         let path = self.links();
-        let wrap = |source| DatapathError::PinDir {
-            path: path.clone(),
-            source,
-        };
-        for pin in entries(&path).map_err(wrap)? {
+        for pin in entries(&path).map_err(failed(&path))? {
             let name = pin
                 .file_name()
                 .and_then(|name| name.to_str())
@@ -208,7 +209,7 @@ impl PinDir {
             let (kind, index) = name.rsplit_once('-').unwrap_or_default();
             let stays = index.parse().is_ok_and(|index| indexes.contains(&index));
             if is_meant(kind) && !stays {
-                fs::remove_file(&pin).map_err(wrap)?;
+                links::forget(&pin)?;
                 cut::point();
             }
         }
@@ -255,7 +256,7 @@ fn mode_of(links: &[PathBuf]) -> Option<Mode> {
     })
 }
 
-/// Removes the pins of one version. Links go first: a program without its maps' pins still works,
+/// Removes the pins of one version; a link that is pinned elsewhere stays attached. Links go first: a program without its maps' pins still works,
 /// but nobody could read its counters.
 fn remove_version(version: &Path) -> Result<(), DatapathError> {
     for part in ["links", "maps"] {

@@ -1,34 +1,51 @@
 //! The few bpf() commands that aya has no call for.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS;
 
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_FREEZE: libc::c_long = 22;
-const DESCRIPTOR_BYTES: libc::c_long = 4;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// Forbids user space to write to a map from now on: what is published does not change.
 pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     // The attribute of BPF_MAP_FREEZE is the map's descriptor alone.
-    let attribute = map.as_raw_fd();
-    // SAFETY: the kernel reads as many bytes as the size says, which is the size of `attribute`.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_FREEZE,
-            &raw const attribute,
-            DESCRIPTOR_BYTES,
-        )
+    bpf(BPF_MAP_FREEZE, &map.as_raw_fd()).map(drop)
+}
+
+/// Detaches the link that is pinned at `pin`, whoever else holds it; the program has seen its last
+/// packet soon after.
+///
+/// The kernel detaches by itself a link whose last pin is removed, but not before the removal
+/// returns (`bpf_link_put` defers).
+pub fn detach_link(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attribute = PinnedObject {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let link = owned(bpf(BPF_OBJ_GET, &attribute)?)?;
+    // The attribute of BPF_LINK_DETACH is the link's descriptor alone.
+    bpf(BPF_LINK_DETACH, &link.as_raw_fd()).map(drop)
+}
+
+/// The beginning of BPF_OBJ_GET's attribute (linux/bpf.h).
+#[repr(C)]
+struct PinnedObject {
+    path: u64,
+    fd: u32,
+    flags: u32,
 }
 
 /// The beginning of BPF_MAP_CREATE's attribute (linux/bpf.h).
@@ -62,19 +79,29 @@ pub fn array_of_maps(name: &str, inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         numa_node: 0,
         name: short,
     };
+    owned(bpf(BPF_MAP_CREATE, &attribute)?)
+}
+
+/// The system call; `attribute` begins like the command's part of `union bpf_attr`.
+fn bpf<T>(command: libc::c_long, attribute: &T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads as many bytes as the size says, which is the size of `attribute`.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
-            BPF_MAP_CREATE,
-            &raw const attribute,
-            size_of::<NewMap>(),
+            command,
+            std::ptr::from_ref(attribute),
+            size_of::<T>(),
         )
     };
-    let descriptor = i32::try_from(result).map_err(io::Error::other)?;
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
     }
+}
+
+fn owned(descriptor: libc::c_long) -> io::Result<OwnedFd> {
+    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     // SAFETY: the kernel gave a new descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
