@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{
     ControllerError,
     polling::{after_failure, after_success, first_wait, unix_now},
-    read_feed, written,
+    read_feed,
 };
 use crate::{
     api::{Action, Answer, Command, Order},
@@ -23,7 +23,7 @@ use crate::{
         By, ChangeError, Client, Feed, Keeper, Outcome, Policy, Publish, Report, ServiceError,
         Store,
     },
-    system::files::Files,
+    system::files::{self, Files},
 };
 
 /// Opens what the configuration keeps on disk; none when the service is never asked.
@@ -169,7 +169,7 @@ impl Running {
                     drop(changing);
                     next = Instant::now() + self.note(&result);
                 }
-                () = written(&mut files) => next = Instant::now(),
+                () = files::written(&mut files) => next = Instant::now(),
                 order = orders.recv() => {
                     let Some((order, sender)) = order else { return };
                     let changing = cut::operation("feed");

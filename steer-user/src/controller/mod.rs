@@ -23,6 +23,7 @@ mod preferences;
 pub(crate) mod preflight;
 mod preview;
 mod registry;
+mod reload;
 pub(crate) mod report;
 mod resolvers;
 mod start;
@@ -31,9 +32,7 @@ mod supervisor;
 mod transition;
 
 use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -43,7 +42,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::MissedTickBehavior,
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use self::{
     chores::Chores,
@@ -73,7 +72,7 @@ use crate::{
     datapath::{Attachment, Datapath, PinDir},
     endpoints::Feed,
     policy::{ClassRegistry, Plan, Site},
-    system::{self, Kernel, Object, PathId, files::Files, monitor::Monitor, owners::Owners},
+    system::{self, Kernel, Object, PathId, files, monitor::Monitor, owners::Owners},
 };
 
 /// How often the box is looked at.
@@ -371,7 +370,7 @@ impl Controller {
                 _ = interrupt.recv() => return Ok(End::Stopped),
                 _ = terminate.recv() => return Ok(End::Stopped),
                 _ = hangup.recv() => drop(self.reload_and_watch(&mut files).await),
-                () = written(&mut files) => drop(self.reload_and_watch(&mut files).await),
+                () = files::written(&mut files) => drop(self.reload_and_watch(&mut files).await),
                 Some(command) = commands.recv() => match command {
                     // Nobody listening any more changes nothing.
                     Command::Status(answer) => drop(answer.send(self.status().await)),
@@ -535,33 +534,6 @@ impl Controller {
         Ok(())
     }
 
-    /// Reloads, and watches the files that the next reload reads. What was written before this one
-    /// needs no second.
-    async fn reload_and_watch(&mut self, files: &mut Option<Files>) -> Answer {
-        *files = self.watch_files();
-        let answer = self.reload().await;
-        if files.as_ref().map(Files::paths) != self.files().as_ref() {
-            *files = self.watch_files();
-        }
-        log_answer(&answer);
-        answer
-    }
-
-    fn watch_files(&self) -> Option<Files> {
-        Files::watch(self.files()?)
-            .inspect_err(|error| {
-                warn!("changed files are not noticed: {error}. Say `steer reload` after a change");
-            })
-            .ok()
-    }
-
-    /// The files that a reload reads; none if they are not to be watched.
-    fn files(&self) -> Option<BTreeSet<PathBuf>> {
-        let more = self.config.files().map(Path::to_owned);
-        let files = [self.options.config.clone()].into_iter().chain(more);
-        self.config.reload_on_change.then(|| files.collect())
-    }
-
     /// Answers metrics where the configuration says, or tries to.
     async fn keep_metrics(&mut self) {
         let listen = self.config.metrics.listen;
@@ -683,58 +655,6 @@ impl Controller {
         let _ = answer.send(result);
     }
 
-    /// Reads configuration and feed again: everything is checked before anything changes.
-    async fn reload(&mut self) -> Answer {
-        supervisor::reloading();
-        let _reloading = cut::operation("reload");
-        let answer = match self.try_reload().await {
-            Ok(message) => Answer::done(message),
-            Err(error) => Answer::refused(format!("{error}\nnothing was changed")),
-        };
-        supervisor::ready();
-        answer
-    }
-
-    async fn try_reload(&mut self) -> Result<String, ControllerError> {
-        let config = Config::read(&self.options.config)?;
-        if let Some(what) = needs_restart(&self.config, &config) {
-            return Err(ControllerError::NeedsRestart { what });
-        }
-        self.path_ids.check(&config)?;
-        let (feed, keeper) = feed::open(&config)?;
-        let view = look(&self.kernel, &config, &[]).await?;
-        let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
-        let before = self.plan.size();
-        let changes = self.config.written.changes(&config.written);
-        // What may be refused, before anything changes.
-        Prober::new(&config.health)?;
-        self.path_ids.keep(&config)?;
-        self.publish(plan)?;
-        let commands = self.commands.clone();
-        self.feed_task = keeper.map(|it| FeedTask::spawn(it, config.feed.clone(), commands));
-        self.list_tasks = lists::spawn(&config, &self.commands);
-        self.config = config;
-        let table = self.datapath.maps().paths()?;
-        self.set_up_probes(&view, |id| was_up(&table, id))?;
-        self.objects = report::objects(&self.config, &view);
-        self.sweep().await;
-        self.see(view)?;
-        self.steer_queries(false);
-        let after = self.plan.size();
-        let mut answer = format!(
-            "configuration and feed reloaded: generation {}, {} sets with {} prefixes (before: {} with {})",
-            self.generation,
-            after.sets + after.own,
-            after.prefixes_v4 + after.prefixes_v6,
-            before.sets + before.own,
-            before.prefixes_v4 + before.prefixes_v6,
-        );
-        for change in changes {
-            let _ = write!(answer, "\n  {change}");
-        }
-        Ok(answer)
-    }
-
     /// Ends steering: no new flows, wait for the old ones, take everything away.
     async fn detach(
         &mut self,
@@ -802,49 +722,7 @@ fn compile(
     )?)
 }
 
-/// What a reload cannot change under running programs.
-fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
-    let ports = |config: &Config| -> Vec<_> {
-        config
-            .lans
-            .iter()
-            .map(|lan| (lan.interface.clone(), lan.vlans.clone()))
-            .collect()
-    };
-    if old.mode != new.mode {
-        Some("mode")
-    } else if ports(old) != ports(new) {
-        Some("[[lan]] interface or vlans")
-    } else if old.system != new.system {
-        Some("[system]")
-    } else if old.redirect != new.redirect {
-        Some("[redirect]")
-    } else if old.mark.bits != new.mark.bits {
-        Some("[mark] mask")
-    } else if old.mark.order != new.mark.order {
-        Some("[mark] order")
-    } else {
-        None
-    }
-}
-
-/// Waits until a watched file was written; for ever if none is watched.
-async fn written(files: &mut Option<Files>) {
-    match files {
-        Some(files) => files.written().await,
-        None => std::future::pending().await,
-    }
-}
-
 fn unix_time() -> Option<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(now.as_secs())
-}
-
-fn log_answer(answer: &Answer) {
-    if answer.done {
-        info!("{}", answer.message);
-    } else {
-        error!("{}", answer.message);
-    }
 }

@@ -97,6 +97,14 @@ impl Files {
     }
 }
 
+/// Waits until a watched file was written; for ever if none is watched.
+pub async fn written(files: &mut Option<Files>) {
+    match files {
+        Some(files) => files.written().await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
