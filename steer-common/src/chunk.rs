@@ -193,18 +193,35 @@ pub struct Boundary {
     pub low: u64,
 }
 
-/// The value of a cell in the tables of sources.
+/// The value of a cell in the tables of sources. Those of clients are odd; of two for the same prefix
+/// the greater one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum SourceKind {
     /// A client of the LAN.
     Client = 1,
+    /// A client whose queries are left alone.
+    QueriesLeft = 3,
     /// A client that the operator leaves out.
-    LeftOut = 2,
+    LeftOut = 4,
     /// A client since a moment ago: its flows are [entering](Standing::ENTERING).
     Entering = Standing::ENTERING.on(Self::Client as u8) as u16,
     /// A client no more: its flows are [leaving](Standing::LEAVING).
     Leaving = Standing::LEAVING.on(Self::Client as u8) as u16,
+}
+
+impl SourceKind {
+    /// Whether the flows of a source with this value are steered, some of them at least.
+    #[inline(always)]
+    pub const fn is_client(value: u16) -> bool {
+        Standing::strip(value) & 1 != 0
+    }
+
+    /// Whether the queries of a source with this value are steered.
+    #[inline(always)]
+    pub const fn may_ask(value: u16) -> bool {
+        Standing::strip(value) == Self::Client as u16 && !Standing::of(value).is_leaving()
+    }
 }
 
 /// Where the chunks of a generation come from: a map in the kernel, memory on the host.

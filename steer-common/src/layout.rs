@@ -3,7 +3,7 @@
 use crate::{abi, chunk, deadman, dns, flow, mark, names, reason, rule};
 
 /// Counts up when a layout keeps its sizes but changes its meaning.
-const REVISION: u64 = 5 + abi::NEXT as u64;
+const REVISION: u64 = 6 + abi::NEXT as u64;
 
 /// Names the layout of every map. It is part of the pin path, so that two versions of steer never
 /// read each other's maps with the wrong layout.

@@ -244,9 +244,9 @@ fn taught(generation: &Generation<'_>, client: (u64, u64), address: (u64, u64)) 
     }
 }
 
-/// What a client of the LAN may ask for: whether a query from this source and VLAN is looked at.
+/// Whether a query from this source and VLAN is looked at.
 #[inline(always)]
-pub fn is_client(link: &Link, source: &Address) -> bool {
+pub fn may_ask(link: &Link, source: &Address) -> bool {
     let Some(generation) = GENERATION.get(0).map(Generation) else {
         return false;
     };
@@ -256,7 +256,7 @@ pub fn is_client(link: &Link, source: &Address) -> bool {
     } else {
         lookup::v6(&generation, SRC6, u64::from_be(high), u64::from_be(low))
     };
-    may_steer(link, kind).is_ok_and(|standing| !standing.is_leaving())
+    config::steers_vlan(link.vlan) && SourceKind::may_ask(kind)
 }
 
 /// Whether an address has its place in the plan, so that no answer teaches it.
@@ -327,16 +327,16 @@ fn walk_extensions(bytes: &Bytes, link: &Link, ip: &mut Ip) -> Result<(), Reason
 /// Whether frames of this VLAN and this source are steered at all.
 #[inline(always)]
 fn may_steer(link: &Link, source: u16) -> Result<Standing, Reason> {
-    const CLIENT: u16 = SourceKind::Client as u16;
-    const LEFT_OUT: u16 = SourceKind::LeftOut as u16;
     if !config::steers_vlan(link.vlan) {
         return Err(Reason::Vlan);
     }
-    match Standing::strip(source) {
-        CLIENT => Ok(Standing::of(source)),
-        LEFT_OUT => Err(Reason::SourceExcluded),
-        _ => Err(Reason::NotLan),
+    if SourceKind::is_client(source) {
+        return Ok(Standing::of(source));
     }
+    if source == SourceKind::LeftOut as u16 {
+        return Err(Reason::SourceExcluded);
+    }
+    Err(Reason::NotLan)
 }
 
 #[inline(always)]

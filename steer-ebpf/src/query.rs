@@ -92,7 +92,7 @@ fn query(ctx: &TcContext, bytes: &Bytes, link: &Link, udp: &Udp) -> Result<(), D
     if action.flags & (REWRITE | LEARN) == 0 {
         return Ok(());
     }
-    if !classify::is_client(link, &client) {
+    if !classify::may_ask(link, &client) {
         return Err(DnsEvent::NotClient);
     }
     let now = resolvers::now();

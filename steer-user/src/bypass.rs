@@ -174,7 +174,7 @@ impl Known {
         };
         let outside = !site.router.contains(&resolver) && !site.is_client(resolver);
         let served = flow.answered && !flow.reset;
-        (served && outside && site.is_client(client)).then_some(Sighting {
+        (served && outside && site.may_ask(client)).then_some(Sighting {
             resolver,
             over,
             client,
@@ -222,6 +222,7 @@ mod tests {
         let site = Site {
             clients: Some(vec!["10.20.0.0/16".parse().unwrap()]),
             left_out: vec!["10.20.9.0/24".parse().unwrap()],
+            queries_left: Vec::new(),
             router: vec!["192.0.2.2".parse().unwrap()],
         };
         let known = Known::new();

@@ -419,6 +419,27 @@ fn an_answer_over_tcp_teaches_what_one_over_udp_does() {
     );
     let value = bench.maps().learned_address(shared).unwrap();
     assert_eq!((value.class, value.flags), (CLASS, SHARED));
+    // A name outside the plan has them, too: before an answer for the plan, and after it.
+    let lesson = Lesson {
+        client: at(CLIENT6).ip(),
+        name: WholeName::of("o.other.example.com").unwrap(),
+        class: CLASS,
+    };
+    let [before, after] = [1, 2].map(|host| IpAddr::from([20, 1, 7, host]));
+    for address in [before, after] {
+        if address == before {
+            lessons.claim(address).unwrap();
+        }
+        let learned = lessons.teach(&lesson, address, 60).unwrap();
+        assert_eq!(learned, DnsEvent::Learned);
+        if address == after {
+            let alone = bench.maps().learned_address(address).unwrap();
+            assert_eq!(alone.flags, 0);
+            lessons.claim(address).unwrap();
+        }
+        let value = bench.maps().learned_address(address).unwrap();
+        assert_eq!((value.class, value.flags), (CLASS, SHARED), "{address}");
+    }
     for odd in ["10.1.1.1", "224.0.0.9", "fd00::1", "ff02::1"] {
         let odd = odd.parse().unwrap();
         assert_eq!(

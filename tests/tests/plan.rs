@@ -51,6 +51,7 @@ fn compile(feed: Feed, generous: bool) -> Plan {
     let site = Site {
         clients: Some(vec![prefix("10.1.0.0/16"), prefix("fd00:1::/48")]),
         left_out: vec![prefix("10.1.99.0/24"), prefix("fd00:1:0:99::/64")],
+        queries_left: vec![prefix("10.1.98.0/24")],
         router: vec![
             "52.98.1.1".parse().unwrap(),
             "2603:1006:8::1".parse().unwrap(),

@@ -139,13 +139,10 @@ fn covers(rules: &[Rule], rule: Rule, standing: impl Fn(Standing) -> bool) -> bo
 
 /// What a source is between two plans.
 fn source(old: u16, new: u16, newcomers: Newcomers) -> u16 {
-    const CLIENT: u16 = SourceKind::Client as u16;
-    const ENTERING: u16 = SourceKind::Entering as u16;
-    const LEAVING: u16 = SourceKind::Leaving as u16;
-    match (old, new) {
-        (CLIENT | LEAVING, CLIENT) => CLIENT,
-        (_, CLIENT) if newcomers == Newcomers::Watch => ENTERING,
-        (CLIENT | ENTERING | LEAVING, new) if new != CLIENT => LEAVING,
+    match (SourceKind::is_client(old), SourceKind::is_client(new)) {
+        (true, true) if Standing::of(old) != Standing::ENTERING => new,
+        (_, true) if newcomers == Newcomers::Watch => Standing::ENTERING.on(new as u8).into(),
+        (true, false) => SourceKind::Leaving as u16,
         _ => new,
     }
 }
@@ -352,6 +349,24 @@ mod tests {
         let between = left_out.after(&between, Newcomers::Watch).unwrap().unwrap();
         assert_eq!(kind(&between, "10.0.0.1"), SourceKind::Leaving as u16);
         assert_eq!(kind(&between, "10.2.0.1"), 0);
+    }
+
+    #[test]
+    fn what_becomes_of_a_client_s_queries_moves_none_of_its_flows() {
+        const ASKS: u16 = SourceKind::Client as u16;
+        const LEFT: u16 = SourceKind::QueriesLeft as u16;
+        const NOBODY: u16 = 0;
+        let entering = |kind: u16| Standing::ENTERING.on(kind as u8).into();
+        for (old, new, between) in [
+            (ASKS, LEFT, LEFT),
+            (LEFT, ASKS, ASKS),
+            (entering(ASKS), LEFT, entering(LEFT)),
+            (NOBODY, LEFT, entering(LEFT)),
+            (LEFT, NOBODY, SourceKind::Leaving as u16),
+        ] {
+            assert_eq!(source(old, new, Newcomers::Watch), between, "{old} {new}");
+        }
+        assert_eq!(source(NOBODY, LEFT, Newcomers::Admit), LEFT);
     }
 
     /// The standing that a list of changes gives a flow, said of the two plans alone.

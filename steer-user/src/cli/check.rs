@@ -163,6 +163,12 @@ fn lan_line(lan: &Lan) -> String {
     if !lan.exclude_sources.is_empty() {
         parts.push(format!("without {}", strings(&lan.exclude_sources)));
     }
+    if !lan.steer_queries {
+        parts.push("their queries are left alone".into());
+    } else if !lan.leave_queries_of.is_empty() {
+        let clients = strings(&lan.leave_queries_of);
+        parts.push(format!("queries of {clients} are left alone"));
+    }
     parts.join("; ")
 }
 

@@ -147,6 +147,7 @@ fn bad_values() -> Vec<Case> {
         ("sources of everything", lan("sources = [@\"0.0.0.0/0\"]"), "lan[0].sources[0]", ["cannot be the clients", "leave the key out"]),
         ("multicast sources", lan("sources = [@\"ff00::/8\"]"), "lan[0].sources[0]", ["cannot be the clients", "leave the key out"]),
         ("left-out host bits", lan("exclude_sources = [@\"10.0.0.7/24\"]"), "lan[0].exclude_sources[0]", ["bits set", "10.0.0.7 for the host"]),
+        ("queries of host bits", lan("leave_queries_of = [@\"10.0.0.7/24\"]"), "lan[0].leave_queries_of[0]", ["bits set", "10.0.0.7 for the host"]),
         ("LAN twice", last("[[lan]]\ninterface = @\"lan0\""), "lan[1].interface", ["in two [[lan]] sections", "merge"]),
         ("breakout name twice", last("[[breakout]]\nname = @\"fiber\"\ninterface = \"brk1\""), "breakout[1].name", ["names two breakouts", "its own name"]),
         ("breakout interface twice", last("[[breakout]]\nname = \"lte\"\ninterface = @\"brk0\""), "breakout[1].interface", ["interface of two breakouts", "VLAN or link for each"]),

@@ -133,6 +133,8 @@ pub struct Lan {
     pub exclude_sources: Vec<IpNet>,
     /// Whether queries of its clients are steered.
     pub steer_queries: bool,
+    /// Clients whose queries are left alone.
+    pub leave_queries_of: Vec<IpNet>,
 }
 
 /// A tag, or two.

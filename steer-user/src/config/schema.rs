@@ -77,6 +77,8 @@ pub(super) struct RawLan {
     #[serde(default)]
     pub exclude_sources: Vec<Text>,
     pub queries: Option<Text>,
+    #[serde(default)]
+    pub leave_queries_of: Vec<Text>,
 }
 
 #[derive(Deserialize)]

@@ -47,6 +47,7 @@ interface = "lan0"
 vlans = [10, "100.20"]
 sources = ["10.0.0.0/8"]
 exclude_sources = ["10.0.0.7"]
+leave_queries_of = ["10.0.0.8"]
 queries = "leave"
 [backbone]
 interface = "bb0"
@@ -354,6 +355,7 @@ fn every_key_arrives() {
             sources: vec!["10.0.0.0/8".parse().unwrap()],
             exclude_sources: vec!["10.0.0.7/32".parse().unwrap()],
             steer_queries: false,
+            leave_queries_of: vec!["10.0.0.8/32".parse().unwrap()],
         }],
         backbone: Some("bb0".parse().unwrap()),
         breakouts: vec![Breakout {

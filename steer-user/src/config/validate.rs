@@ -287,6 +287,7 @@ impl Checker<'_> {
             sources,
             exclude_sources: self.prefixes(raw.exclude_sources),
             steer_queries: self.one_of(raw.queries, &[("steer", true), ("leave", false)], true),
+            leave_queries_of: self.prefixes(raw.leave_queries_of),
         }
     }
 

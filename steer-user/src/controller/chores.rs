@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::{Controller, ControllerError, View, compile, deadman, site};
-use crate::{cut, datapath::Exit, system::Object};
+use crate::{cut, datapath::Exit, policy::Site, system::Object};
 
 /// So long must nothing have changed.
 const QUIET: Duration = Duration::from_millis(300);
@@ -82,7 +82,11 @@ impl Controller {
     /// router's own addresses can wait.
     pub(super) fn follow_clients(&mut self, view: &View) -> Result<(), ControllerError> {
         let (seen, planned) = (site(view), self.plan.site());
-        if (&seen.clients, &seen.left_out) == (&planned.clients, &planned.left_out) {
+        let clients = |site: &Site| Site {
+            router: Vec::new(),
+            ..site.clone()
+        };
+        if clients(&seen) == clients(planned) {
             return Ok(());
         }
         self.follow_site(view)

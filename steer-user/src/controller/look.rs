@@ -34,6 +34,8 @@ pub struct View {
     pub asking: Vec<IpNet>,
     /// Clients that are left out.
     pub left_out: Vec<IpNet>,
+    /// Clients whose queries are left alone.
+    pub queries_left: Vec<IpNet>,
     /// The router's own addresses.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The breakouts, in the order of the configuration.
@@ -141,6 +143,7 @@ pub async fn look(
         sources: Vec::new(),
         asking: Vec::new(),
         left_out: Vec::new(),
+        queries_left: Vec::new(),
         own_addresses: facts
             .addresses
             .iter()
@@ -163,6 +166,7 @@ pub async fn look(
             view.asking.extend(&seen.sources);
         }
         view.left_out.extend(&lan.exclude_sources);
+        view.queries_left.extend(&lan.leave_queries_of);
         view.lans.push(seen);
     }
     let delegations = delegations(kernel, config, &view).await?;
@@ -197,6 +201,7 @@ pub fn asking_site(view: &View) -> Site {
     Site {
         clients: Some(view.asking.clone()),
         left_out: view.left_out.clone(),
+        queries_left: view.queries_left.clone(),
         router: view.own_addresses.iter().copied().collect(),
     }
 }

@@ -704,6 +704,7 @@ fn site(view: &View) -> Site {
     Site {
         clients: Some(view.sources.clone()),
         left_out: view.left_out.clone(),
+        queries_left: view.queries_left.clone(),
         router: view.own_addresses.iter().copied().collect(),
     }
 }

@@ -105,6 +105,22 @@ impl Lessons {
         Ok(event)
     }
 
+    /// A name outside the plan has the address: it is shared from now on.
+    pub fn claim(&mut self, address: IpAddr) -> Result<(), DatapathError> {
+        let failed = map_error("FOREIGN");
+        self.foreign
+            .insert(dns::address(address), monotonic_ns(), 0)
+            .map_err(failed)?;
+        let Some(mut value) = self.maps.learned_address(address) else {
+            return Ok(());
+        };
+        value.flags |= SHARED;
+        if self.maps.table()?.flags & REFUSE_SHARED != 0 {
+            value.expires = 0;
+        }
+        self.maps.insert_learned(address, &value)
+    }
+
     /// Takes one from the budgets of the client and of the name, if both have one left.
     fn spend(&mut self, lesson: &Lesson, window: u64) -> Result<bool, DatapathError> {
         let client = Budget::place(dns::client(&dns::address(lesson.client)));

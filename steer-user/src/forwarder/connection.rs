@@ -21,8 +21,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Counts, Knowledge, add, message, upstream};
-use crate::datapath::Lesson;
+use super::{Counts, Knowledge, add, knowledge::Meaning, message, upstream};
 
 /// Without a message in either direction for so long, a connection ends.
 const IDLE: Duration = Duration::from_mins(2);
@@ -87,7 +86,7 @@ struct Session {
 /// An answer that is to teach.
 struct Awaited {
     question: Query,
-    lesson: Lesson,
+    meaning: Meaning,
 }
 
 impl Session {
@@ -95,15 +94,15 @@ impl Session {
         Arc::clone(&self.knowledge.borrow())
     }
 
-    /// The server will be asked; its answer is to teach if the plan wants that.
+    /// The server will be asked; its answer is to teach if it means something for the plan.
     fn expect(&self, known: &Knowledge, question: Query, query: &[u8]) {
-        let lesson = known.lesson(self.client, &question.name.to_ascii());
-        let (Some(lesson), Some(id)) = (lesson, message::id(query)) else {
+        let meaning = known.meaning(self.client, &question.name.to_ascii());
+        let (Some(meaning), Some(id)) = (meaning, message::id(query)) else {
             return;
         };
         let mut lessons = self.lessons.lock().unwrap_or_else(PoisonError::into_inner);
         if lessons.len() < LESSONS {
-            lessons.insert(id, Awaited { question, lesson });
+            lessons.insert(id, Awaited { question, meaning });
         }
     }
 
@@ -118,12 +117,12 @@ impl Session {
         if let Some(awaited) = awaited
             && let Some(answer) = message::good_answer(id, &awaited.question, answer)
         {
-            self.teach(&self.known(), &awaited.lesson, &answer);
+            self.teach(&self.known(), &awaited.meaning, &answer);
         }
     }
 
-    fn teach(&self, known: &Knowledge, lesson: &Lesson, answer: &Message) {
-        let learned = known.teach(lesson, answer);
+    fn teach(&self, known: &Knowledge, meaning: &Meaning, answer: &Message) {
+        let learned = known.teach(meaning, answer);
         self.counts.learned.fetch_add(learned, Ordering::Relaxed);
     }
 }
@@ -232,8 +231,8 @@ async fn ask_near(
         return None;
     };
     let good = message::good_answer(message::id(query)?, question, &answer)?;
-    if let Some(lesson) = known.lesson(session.client, &name) {
-        session.teach(known, &lesson, &good);
+    if let Some(meaning) = known.meaning(session.client, &name) {
+        session.teach(known, &meaning, &good);
     }
     Some(answer)
 }

@@ -53,6 +53,14 @@ pub(super) struct Near<'a> {
     pub(super) resolver: IpAddr,
 }
 
+/// What an answer says of its addresses.
+pub(super) enum Meaning {
+    /// A client will go there for what it asked.
+    Learned(Lesson),
+    /// A name outside the plan has them, too.
+    Foreign,
+}
+
 impl Knowledge {
     /// Fails when the maps of queries are not there.
     pub fn new(config: &Config, plan: &Plan) -> Result<Self, DatapathError> {
@@ -94,32 +102,41 @@ impl Knowledge {
         (resolver != server && !self.failed_lately(resolver)).then_some(Near { way, resolver })
     }
 
-    /// What the answer to a client's query for a name teaches; none: nothing.
-    pub(super) fn lesson(&self, client: IpAddr, name: &str) -> Option<Lesson> {
+    /// What the answer to a client's query for a name says of its addresses; none: nothing.
+    pub(super) fn meaning(&self, client: IpAddr, name: &str) -> Option<Meaning> {
+        if self.plan.names().find(name).is_none() {
+            return Some(Meaning::Foreign);
+        }
         let action = self.action(client, name, LEARN)?;
-        Some(Lesson {
+        Some(Meaning::Learned(Lesson {
             client,
             name: WholeName::of(name)?,
             class: action.class,
-        })
+        }))
     }
 
     /// What the plan has in mind for a client's query, if this is among it.
     fn action(&self, client: IpAddr, name: &str, wanted: u16) -> Option<NameAction> {
         let action = self.plan.names().find(name)?;
-        let wants = action.flags & wanted != 0 && self.plan.site().is_client(client);
+        let wants = action.flags & wanted != 0 && self.plan.site().may_ask(client);
         wants.then_some(action)
     }
 
-    /// Learns the addresses of an answer before the client has it, so that its first packet there is
-    /// steered; how many are new.
-    pub(super) fn teach(&self, lesson: &Lesson, answer: &Message) -> u64 {
+    /// Learns from an answer before the client has it, so that its first packet is led accordingly; how
+    /// many addresses are new.
+    pub(super) fn teach(&self, meaning: &Meaning, answer: &Message) -> u64 {
         let (addresses, ttl) = message::addresses(answer);
         let mut lessons = self.lessons.lock().unwrap_or_else(PoisonError::into_inner);
-        let unknown = addresses.into_iter().filter(|it| !self.plan.knows(*it));
-        let taught = unknown.map(|address| lessons.teach(lesson, address, ttl));
+        let taught = addresses.into_iter().map(|address| match meaning {
+            Meaning::Foreign => lessons.claim(address).map(|()| false),
+            Meaning::Learned(_) if self.plan.knows(address) => Ok(false),
+            Meaning::Learned(lesson) => {
+                let event = lessons.teach(lesson, address, ttl)?;
+                Ok(event == DnsEvent::Learned)
+            }
+        });
         let learned = taught.filter(|taught| match taught {
-            Ok(event) => *event == DnsEvent::Learned,
+            Ok(new) => *new,
             Err(error) => {
                 debug!("an address is not learned: {error}");
                 false

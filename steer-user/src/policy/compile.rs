@@ -119,16 +119,24 @@ fn pass(prefix: IpNet, action: Action) -> Claim {
 }
 
 fn sources(site: &Site) -> Vec<Source> {
-    let clients = site
-        .clients
-        .iter()
-        .flatten()
-        .map(|prefix| (prefix, SourceKind::Client));
-    let left_out = site
-        .left_out
-        .iter()
-        .map(|prefix| (prefix, SourceKind::LeftOut));
+    let clients = site.clients.iter().flatten();
+    let clients = clients.map(|prefix| {
+        let left = site.queries_left.iter().any(|it| it.contains(prefix));
+        let kind = if left {
+            SourceKind::QueriesLeft
+        } else {
+            SourceKind::Client
+        };
+        (prefix, kind)
+    });
+    // Wider than the clients it says something of, a prefix would make clients of the others in it.
+    let queries_left = site.queries_left.iter();
+    let queries_left = queries_left.filter(|prefix| site.has_clients_around(prefix));
+    let queries_left = queries_left.map(|prefix| (prefix, SourceKind::QueriesLeft));
+    let left_out = site.left_out.iter();
+    let left_out = left_out.map(|prefix| (prefix, SourceKind::LeftOut));
     clients
+        .chain(queries_left)
         .chain(left_out)
         .map(|(prefix, kind)| Source {
             prefix: *prefix,

@@ -177,12 +177,17 @@ fn value(plan: &Plan, v4: u32, v6: u32, address: IpAddr) -> u16 {
     }
 }
 
+/// What the tables say of a source: a [`SourceKind`], or 0.
+pub(super) fn source_kind(plan: &Plan, source: IpAddr) -> u16 {
+    value(plan, SRC4, SRC6, source)
+}
+
 fn source_passes(plan: &Plan, source: IpAddr) -> Option<Pass> {
-    let kind = value(plan, SRC4, SRC6, source);
+    let kind = source_kind(plan, source);
     if kind == SourceKind::LeftOut as u16 {
         return longest(&plan.site.left_out, source).map(Pass::SourceLeftOut);
     }
-    let client = kind == SourceKind::Client as u16 || plan.site.clients.is_none();
+    let client = SourceKind::is_client(kind) || plan.site.clients.is_none();
     (!client).then_some(Pass::NotLan)
 }
 

@@ -26,7 +26,7 @@ pub use self::{
     names::{NameMatch, NameVerdict},
 };
 use crate::{
-    config::{Config, InterfaceName, Selection},
+    config::{Config, InterfaceName, Lan, Selection},
     endpoints::Feed,
 };
 
@@ -49,6 +49,8 @@ pub struct Site {
     pub clients: Option<Vec<IpNet>>,
     /// Clients that are left out; the most specific prefix of both lists wins.
     pub left_out: Vec<IpNet>,
+    /// Clients whose queries are left alone.
+    pub queries_left: Vec<IpNet>,
     /// Addresses of the router itself: never steered.
     pub router: Vec<IpAddr>,
 }
@@ -73,8 +75,19 @@ pub struct Size {
 impl Site {
     /// Whether an address is a client's whose traffic is steered.
     pub fn is_client(&self, address: IpAddr) -> bool {
+        self.has_clients_around(&address.into())
+    }
+
+    /// Whether an address is a client's whose queries are steered.
+    pub fn may_ask(&self, address: IpAddr) -> bool {
+        let left = |prefix: &IpNet| prefix.contains(&address);
+        self.is_client(address) && !self.queries_left.iter().any(left)
+    }
+
+    /// Whether clients whose traffic is steered are all there is around a prefix.
+    fn has_clients_around(&self, prefix: &IpNet) -> bool {
         let longest = |prefixes: &[IpNet]| {
-            let holding = prefixes.iter().filter(|prefix| prefix.contains(&address));
+            let holding = prefixes.iter().filter(|it| it.contains(prefix));
             holding.map(IpNet::prefix_len).max()
         };
         let left_out = longest(&self.left_out);
@@ -188,14 +201,14 @@ impl Site {
                 all
             });
         }
-        let left_out = config
-            .lans
-            .iter()
-            .flat_map(|lan| lan.exclude_sources.clone())
-            .collect();
+        let of_lans = |prefixes: fn(&Lan) -> &Vec<IpNet>| {
+            let lans = config.lans.iter();
+            lans.flat_map(|lan| prefixes(lan).clone()).collect()
+        };
         Self {
             clients,
-            left_out,
+            left_out: of_lans(|lan| &lan.exclude_sources),
+            queries_left: of_lans(|lan| &lan.leave_queries_of),
             router,
         }
     }

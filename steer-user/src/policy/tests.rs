@@ -4,6 +4,7 @@ use std::{cmp::Reverse, collections::BTreeSet, net::Ipv6Addr};
 
 use proptest::prelude::*;
 use steer_common::{
+    chunk::SourceKind,
     image::{ImageError, MAX_CLAIMS},
     rule::{TCP, UDP},
 };
@@ -636,13 +637,13 @@ fn site() -> impl Strategy<Value = Site> {
         IpNet::new(address, length).unwrap().trunc()
     });
     let list = || prop::collection::vec(source.clone(), 0..4);
-    (list(), list(), prop::collection::vec(address(), 0..2)).prop_map(
-        |(clients, left_out, router)| Site {
-            clients: Some(clients),
-            left_out,
-            router,
-        },
-    )
+    let router = prop::collection::vec(address(), 0..2);
+    (list(), list(), list(), router).prop_map(|(clients, left_out, queries_left, router)| Site {
+        clients: Some(clients),
+        left_out,
+        queries_left,
+        router,
+    })
 }
 
 fn flows() -> impl Strategy<Value = Vec<Flow>> {
@@ -720,6 +721,10 @@ proptest! {
                 Verdict::Pass(_) => None,
             };
             prop_assert_eq!(found, expected, "{:?}", flow);
+            if let Some(source) = flow.source {
+                let kind = decide::source_kind(&plan, source);
+                prop_assert_eq!(SourceKind::may_ask(kind), site.may_ask(source), "{}", source);
+            }
         }
     }
 

@@ -66,6 +66,7 @@ impl Traffic {
         let site = Site {
             clients: Some(vec![CLIENTS.parse()?]),
             left_out: Vec::new(),
+            queries_left: Vec::new(),
             router: vec![BREAKOUT_ADDRESS.into()],
         };
         let plan = Plan::compile(feed, selection, site, &mut ClassRegistry::new())?;

@@ -397,10 +397,11 @@ fn image(plan: &Plan) -> Result<Image, steer_common::image::ImageError> {
     });
     let sources = plan.sources.iter().map(|&(prefix, client)| Source {
         prefix,
-        kind: if client {
-            SourceKind::Client
-        } else {
-            SourceKind::LeftOut
+        // Whose queries are left alone is a client like any other.
+        kind: match (client, prefix.prefix_len() % 2) {
+            (true, 0) => SourceKind::Client,
+            (true, _) => SourceKind::QueriesLeft,
+            (false, _) => SourceKind::LeftOut,
         },
     });
     Image::build(&claims.collect::<Vec<_>>(), &sources.collect::<Vec<_>>())

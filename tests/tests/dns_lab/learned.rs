@@ -19,7 +19,7 @@ use super::{
 /// What the provider says of a name of Windows Update.
 const DELIVERY: &str = "23.2.2.9";
 
-fn explained(steer: &Steer<'_>, address: &str) -> Value {
+pub fn explained(steer: &Steer<'_>, address: &str) -> Value {
     let output = steer.command(&["explain", "--json", address]).unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }

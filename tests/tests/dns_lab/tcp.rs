@@ -16,7 +16,7 @@ use steer_tests::{
 
 use super::{
     FAR, HEADQUARTERS, KINDS, Kind, Knowledge, NEAR, Office, PROVIDER, Question, Resolver,
-    Software, ask::Connection, of, start, start_with, wait_for,
+    Software, ask::Connection, learned::explained, of, start, start_with, wait_for,
 };
 
 const FORWARD: &str = "tcp = \"forward\"\n";
@@ -311,6 +311,52 @@ fn clients_whose_queries_are_left_alone_get_the_far_answers() {
     let wires = captures.stop().unwrap();
     let far_asked: BTreeSet<_> = [v4, v6].into_iter().zip(addresses(HEADQUARTERS)).collect();
     assert_eq!(askers(&wires.backbone), far_asked);
+    // Those of that computer are left alone, but its traffic is steered.
+    let left = format!("[[lan]]\nleave_queries_of = [\"{v4}/32\", \"{v6}/128\"]\n");
+    reload(&excluded, &left);
+    let captures = office.lab.capture().unwrap();
+    assert_eq!(asked_by((v4, v6), "word.office.com"), of(FAR));
+    assert_eq!(asked_by(office.lab.host(2), "word.office.com"), of(NEAR));
+    let front_doors = ["52.96.1.1", "2603:1006::1"].map(|it| it.parse().unwrap());
+    let flows = [v4, v6].into_iter().zip(front_doors);
+    let flows: Vec<Flow> = flows
+        .map(|(from, to)| Flow::tcp(to, 443).from(from))
+        .collect();
+    let replies = probe_all(&office.lab.client, &flows).unwrap();
+    let wires = captures.stop().unwrap();
+    assert_eq!(askers(&wires.backbone), far_asked);
+    for reply in &replies {
+        assert_eq!(wires.path_of(reply), Path::BREAKOUT, "{}", reply.flow);
+    }
+    // And those of everybody.
+    let (v4, v6) = office.lab.lan();
+    let all = format!("[[lan]]\nleave_queries_of = [\"{v4}\", \"{v6}\"]\n");
+    reload(&left, &all);
+    assert_eq!(both("powerpoint.office.com"), [of(FAR), of(FAR)]);
+    steer.detach().unwrap();
+}
+
+#[test]
+fn what_a_name_outside_the_plan_is_answered_with_over_tcp_is_shared() {
+    let shared = FAR[0];
+    let near = Knowledge::Zone {
+        every: NEAR,
+        names: vec![("shared.msftauth.net".into(), shared.parse().unwrap())],
+    };
+    let Some(office) = Office::start(Software::Dnsmasq, Software::Unbound, &near) else {
+        return;
+    };
+    let steer = start_with(&office.lab, &PROVIDER, FORWARD);
+    let ask = |name: &str| {
+        let question = Question::new(name, Kind::A);
+        let reply = question.ask_tcp(&office.lab.client, HEADQUARTERS[0]);
+        assert_eq!(reply.addresses, [shared.parse::<IpAddr>().unwrap()]);
+        explained(&steer, shared)["learned"].clone()
+    };
+    let learned = ask("shared.msftauth.net");
+    assert_eq!(learned["shared"], false, "{learned}");
+    let learned = ask("www.example.com");
+    assert_eq!(learned["shared"], true, "{learned}");
     steer.detach().unwrap();
 }
 
