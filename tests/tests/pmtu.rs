@@ -1,5 +1,6 @@
 //! A hop behind the breakout takes smaller packets than the office sends: its errors reach the client,
-//! in both modes and families, and TCP gets through.
+//! in both modes and families, and TCP gets through. Where it is the breakout itself, both ends of a
+//! TCP connection are told while it begins.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
 
 use std::{
@@ -108,4 +109,55 @@ fn errors_of_a_narrow_hop_reach_the_client_in_mark_mode() {
 #[test]
 fn errors_of_a_narrow_hop_reach_the_client_in_redirect_mode() {
     errors_of_a_narrow_hop_reach_the_client(Mode::Redirect);
+}
+
+#[test]
+fn both_ends_of_a_connection_are_told_what_the_breakout_takes() {
+    let lab = Lab::start(LabOptions::default()).unwrap();
+    let steer = Steer::start(&lab, &Settings::default()).unwrap();
+    lab.router
+        .ip(&format!("link set brk0 mtu {MTU}\n"))
+        .unwrap();
+    let started = Instant::now();
+    let chain = ["list", "chain", "inet", "steer", "clamp"];
+    while !lab.router.output("nft", &chain).unwrap().contains("1260") {
+        assert!(started.elapsed() < PATIENCE, "steer does not see the MTU");
+        thread::sleep(Duration::from_millis(50));
+    }
+    // What arrives at the provider, and at the client; nobody else is on the way.
+    for (namespace, flags) in [(&lab.isp, "syn"), (&lab.client, "syn | ack")] {
+        namespace
+            .nft(&format!(
+                "table inet judge {{
+                    counter clamped {{ }}
+                    counter large {{ }}
+                    chain look {{
+                        type filter hook prerouting priority 0; policy accept;
+                        tcp flags & (syn | ack) != {flags} return
+                        meta nfproto ipv4 tcp option maxseg size <= 1260 counter name clamped return
+                        meta nfproto ipv6 tcp option maxseg size <= 1240 counter name clamped return
+                        tcp option maxseg size > 0 counter name large
+                    }}
+                }}\n"
+            ))
+            .unwrap();
+    }
+    for to in ["52.96.3.3", "2603:1006::3:3"] {
+        long_message_gets_through(&lab, to.parse().unwrap());
+    }
+    for (who, namespace) in [("provider", &lab.isp), ("client", &lab.client)] {
+        let counters = namespace
+            .output("nft", &["list", "counters", "table", "inet", "judge"])
+            .unwrap();
+        let packets: Vec<u64> = counters
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("packets "))
+            .map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
+            .collect();
+        let [clamped, large] = packets[..] else {
+            panic!("{counters}")
+        };
+        assert!(clamped >= 2 && large == 0, "{who}: {counters}");
+    }
+    steer.detach().unwrap();
 }

@@ -369,6 +369,7 @@ async fn look_at_breakout(
         name: breakout.name.clone(),
         interface,
         exists: link.is_some(),
+        mtu: link.map_or(0, |link| link.mtu),
         next_hop4: breakout.gateway.map(NextHop::Via),
         next_hop6: breakout.gateway6.map(NextHop::Via),
         addresses: Vec::new(),

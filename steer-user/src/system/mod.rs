@@ -88,6 +88,8 @@ pub struct PathSpec {
     pub interface: InterfaceName,
     /// Whether the device exists now: settings of a device come and go with it.
     pub exists: bool,
+    /// The device's MTU in bytes; 0 while it does not exist.
+    pub mtu: u32,
     /// How IPv4 leaves; `None` while that is not known or the link has no IPv4.
     pub next_hop4: Option<NextHop<Ipv4Addr>>,
     /// How IPv6 leaves; `None` while that is not known or the link has no IPv6.

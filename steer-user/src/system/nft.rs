@@ -27,11 +27,13 @@ use serde_json::{Map, Value};
 use tokio::{sync::oneshot, task};
 
 use super::{
-    Change, InterfaceName, Kernel, Mark, Owner, PathId, PathSpec, Presence, SystemError, Wanted,
-    sorted_paths,
+    Change, Family, InterfaceName, Kernel, Mark, Owner, PathId, PathSpec, Presence, SystemError,
+    Wanted, sorted_paths,
 };
 
 const TABLE: &str = "inet steer";
+/// Every IPv4 host takes that many bytes (RFC 791). A device that does not exist has 0.
+const LEAST_MTU: u32 = 576;
 
 /// Where the forwarder of queries listens: at addresses that nobody reaches from elsewhere.
 pub const QUERIES_TO: [SocketAddr; 2] = [
@@ -266,6 +268,25 @@ fn render(wanted: &Wanted) -> String {
             id = p.id
         )
     });
+    // For answers `rt mtu` looks at the way to the client, and for the way back without a mark: that
+    // of the backbone. The kernel never makes a value larger.
+    let answers = each(&|p| {
+        let line = |family: Family, headers: u32| {
+            let size = p.mtu.saturating_sub(headers).min(0xffff);
+            format!(
+                "\t\tiifname {dev} meta nfproto {family} tcp option maxseg size set {size}\n",
+                dev = quoted(&p.interface),
+                family = match family {
+                    Family::V4 => "ipv4",
+                    Family::V6 => "ipv6",
+                },
+            )
+        };
+        if p.mtu < LEAST_MTU {
+            return String::new();
+        }
+        line(Family::V4, 40) + &line(Family::V6, 60)
+    });
     let granted_counters = each(&|p| format!("\tcounter granted_{} {{ }}\n", p.id));
     let to_pinned = vmap(
         paths
@@ -411,7 +432,7 @@ table {TABLE} {{
 	chain clamp {{
 		oifname @brk tcp option maxseg size set rt mtu
 		iifname @brk tcp option maxseg size set rt mtu
-	}}
+{answers}	}}
 {nat}	chain guard {{
 		type filter hook postrouting priority 350; policy accept;
 		ct mark & {kind} == {grant} goto check

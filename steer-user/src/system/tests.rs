@@ -20,6 +20,7 @@ pub(super) fn path(number: u8) -> PathSpec {
         name: format!("fiber{n}"),
         interface: interface(&format!("brk{n}")),
         exists: true,
+        mtu: 1492,
         next_hop4: Some(NextHop::Via(
             format!("192.0.2.{}", n * 16 + 1).parse().unwrap(),
         )),

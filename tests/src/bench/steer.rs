@@ -110,6 +110,7 @@ pub fn apply_system(router: &Router) -> Result<()> {
         name: "breakout".into(),
         interface: InterfaceName::new("brk0")?,
         exists: true,
+        mtu: 1500,
         next_hop4: Some(HopTo::Via(router::BREAKOUT_GATEWAY)),
         next_hop6: None,
         addresses: vec![router::BREAKOUT_ADDRESS.into()],
