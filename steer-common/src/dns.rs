@@ -356,7 +356,7 @@ events! {
     Already = 7, "asks-it-already";
     /// There was no room to remember the query.
     NoRoom = 8, "no-room";
-    /// The client is not one of the LAN, or left out.
+    /// The client is not one of the LAN, or left out, or its queries are left alone.
     NotClient = 9, "not-a-client";
     /// An answer got the address back that the client asked.
     Restored = 10, "restored";
@@ -412,6 +412,18 @@ mod tests {
         for (index, event) in DnsEvent::ALL.iter().enumerate() {
             assert_eq!(*event as usize, index, "{event:?}");
             assert!(!event.meaning().is_empty(), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_life_is_neither_so_short_that_flows_lose_it_nor_so_long_that_it_is_somebody_else_s() {
+        for (ttl, expected) in [
+            (0, SHORTEST_LIFE),
+            (SHORTEST_LIFE + 1, SHORTEST_LIFE + 1),
+            (LONGEST_LIFE + 1, LONGEST_LIFE),
+            (u32::MAX, LONGEST_LIFE),
+        ] {
+            assert_eq!(life(ttl), expected, "{ttl}");
         }
     }
 
