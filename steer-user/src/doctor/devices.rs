@@ -1,7 +1,7 @@
 //! Network devices: what happens to packets before steer sees them, and how large they may be.
 
 use super::{Patient, Verdict};
-use crate::config::Mode;
+use crate::{config::Mode, controller::preflight, datapath::XdpChoice, system::xdp::XdpFeatures};
 
 pub(super) fn offloads(patient: &Patient) -> Vec<Verdict> {
     let mut found = Vec::new();
@@ -36,6 +36,55 @@ pub(super) fn offloads(patient: &Patient) -> Vec<Verdict> {
                 "{name}: LRO and TC hardware offload are off, GRO is {gro}"
             )));
         }
+    }
+    found
+}
+
+/// What the drivers do for redirect mode, as the kernel tells it.
+pub(super) fn driver(patient: &Patient) -> Vec<Verdict> {
+    let (Ok(view), Mode::Redirect) = (&patient.view, patient.config.mode) else {
+        return Vec::new();
+    };
+    let features = |name: &str| patient.drivers.get(name).copied().flatten();
+    let choice = preflight::xdp_choice(&patient.config, view);
+    let mut found = Vec::new();
+    let mut native = false;
+    for port in &patient.ports {
+        let name = &port.interface;
+        let in_driver =
+            choice != XdpChoice::Generic && features(name).is_some_and(XdpFeatures::runs_programs);
+        native |= in_driver;
+        found.push(if in_driver {
+            Verdict::ok(format!("{name}: the driver runs XDP programs"))
+        } else if choice == XdpChoice::Generic {
+            Verdict::ok(format!("{name}: generic XDP, which any driver has"))
+        } else if features(name).is_none() {
+            Verdict::note(format!(
+                "{name}: the kernel does not tell what its driver does with XDP"
+            ))
+            .remedy("steer status: it says whether XDP is native or generic")
+        } else if choice == XdpChoice::Native {
+            Verdict::wrong(format!("{name}: the driver runs no XDP programs"))
+        } else {
+            Verdict::note(format!(
+                "{name}: the driver runs no XDP programs; the kernel does, later (generic XDP)"
+            ))
+        });
+    }
+    for breakout in &patient.config.breakouts {
+        let name = breakout.interface.as_str();
+        let Some(features) = features(name) else {
+            continue;
+        };
+        found.push(if features.takes_frames() {
+            Verdict::ok(format!("{name}: the driver takes frames from XDP"))
+        } else if native {
+            Verdict::wrong(format!(
+                "{name}: the driver takes no frames from native XDP now, and the kernel drops them"
+            ))
+        } else {
+            Verdict::ok(format!("{name}: generic XDP sends by the stack"))
+        });
     }
     found
 }

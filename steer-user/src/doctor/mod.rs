@@ -266,6 +266,14 @@ pub static CHECKS: &[Check] = &[
         look: devices::offloads,
     },
     Check {
+        name: "driver",
+        area: Area::Devices,
+        finds: "a driver that does not do what redirect mode asks of it: run XDP programs on the LAN, take frames from them on a breakout (Linux 6.3 and newer tell)",
+        why: "without native XDP a packet costs more; what is redirected to a driver that does not take it is lost",
+        remedy: "[redirect] xdp = \"generic\", or mode = \"mark\"",
+        look: devices::driver,
+    },
+    Check {
         name: "mtu",
         area: Area::Devices,
         finds: "a breakout whose MTU is far below the LAN's, or too small for IPv6",

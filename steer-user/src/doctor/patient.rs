@@ -26,6 +26,7 @@ use crate::{
         filters::{self, Filter},
         nft,
         owners::Owners,
+        xdp::XdpFeatures,
     },
 };
 
@@ -49,6 +50,8 @@ pub struct Patient {
     /// Whether steer's table was accepted; none if it is not known what it would be.
     pub(super) table: Option<Result<(), String>>,
     pub(super) ports: Vec<PortFacts>,
+    /// Of LAN devices and breakouts, by name; none where the kernel does not tell.
+    pub(super) drivers: BTreeMap<String, Option<XdpFeatures>>,
     /// Default routes of the main table.
     pub(super) defaults: Vec<DefaultOnLink>,
     pub(super) reverse_path: BTreeMap<String, ReversePath>,
@@ -168,6 +171,7 @@ impl Patient {
         let ports: &[Port] = view.as_ref().map_or(&[], |view| &view.ports);
         Ok(Self {
             trial: datapath::try_out(config.mode, &any_port(ports)).map_err(|e| text(&e)),
+            drivers: drivers(config, &facts, ports),
             ports: ports_facts(&kernel, &facts, ports).await?,
             defaults: facts::all_default_routes(&kernel, &facts)
                 .await?
@@ -211,15 +215,7 @@ impl Patient {
             bridge_netfilter: facts::bridge_netfilter(),
             conntrack: conntrack::usage(),
             now: SystemTime::now(),
-            built: controller::read_feed(&builtin(config))
-                .ok()
-                .and_then(|feed| match feed.origin {
-                    crate::endpoints::Origin::Snapshot { date } => {
-                        humantime::parse_rfc3339_weak(&format!("{date} 00:00:00")).ok()
-                    }
-                    crate::endpoints::Origin::File(_)
-                    | crate::endpoints::Origin::Service { .. } => None,
-                }),
+            built: built(config),
             managers: managers(root),
             objects,
             config: config.clone(),
@@ -252,6 +248,17 @@ impl Patient {
     }
 }
 
+/// When the built-in list was made, and steer soon after.
+fn built(config: &Config) -> Option<SystemTime> {
+    let feed = controller::read_feed(&builtin(config)).ok()?;
+    match feed.origin {
+        crate::endpoints::Origin::Snapshot { date } => {
+            humantime::parse_rfc3339_weak(&format!("{date} 00:00:00")).ok()
+        }
+        crate::endpoints::Origin::File(_) | crate::endpoints::Origin::Service { .. } => None,
+    }
+}
+
 /// The configuration with the snapshot as its feed.
 fn builtin(config: &Config) -> Config {
     let mut config = config.clone();
@@ -277,6 +284,20 @@ fn filter_is_there(ports: &[Port]) -> bool {
         datapath::attached_at(&port.interface)
             .is_some_and(|names| names.iter().any(|name| datapath::is_ours(name)))
     })
+}
+
+/// What the drivers of LAN devices and breakouts do with XDP.
+fn drivers(
+    config: &Config,
+    facts: &Facts,
+    ports: &[Port],
+) -> BTreeMap<String, Option<XdpFeatures>> {
+    let lan = ports.iter().map(|port| port.interface.as_str());
+    let breakouts = config.breakouts.iter().map(|it| it.interface.as_str());
+    let links = lan.chain(breakouts).filter_map(|name| facts.link(name));
+    links
+        .map(|link| (link.name.clone(), XdpFeatures::of(link.index)))
+        .collect()
 }
 
 async fn ports_facts(

@@ -23,6 +23,7 @@ use crate::{
         self, Kernel,
         conntrack::Usage,
         testing::{assert_same, in_namespace, link, sh},
+        xdp::XdpFeatures,
     },
 };
 
@@ -377,6 +378,45 @@ fn an_mtu_that_does_not_fit_is_named() {
         "too small for IPv6",
     );
     provoked("mtu", "ip link set lan0 mtu 9000", State::Note, "clamped");
+}
+
+#[test]
+fn a_driver_that_does_not_do_what_redirect_mode_asks_is_named() {
+    in_namespace(async || {
+        assert_eq!(Office::open().await.says("driver").await, []);
+    });
+    in_namespace(async || {
+        let mut office = Office::with("", "mode = \"redirect\"").await;
+        sh("ethtool -K brk0-p gro off");
+        let mut patient = office.examine().await;
+        if patient.drivers["lan0"].is_none() {
+            println!("skipped: this kernel does not tell");
+            return;
+        }
+        // A veth device takes frames when its other end is ready to read them.
+        finds(
+            &said(&patient, "driver"),
+            State::Wrong,
+            "brk0: the driver takes no frames from native XDP",
+        );
+        sh("ethtool -K brk0-p gro on");
+        Office::well(&office.says("driver").await);
+        sh("ethtool -K brk0-p gro off");
+        office.config.redirect.xdp = XdpChoice::Generic;
+        Office::well(&office.says("driver").await);
+
+        let none = Some(XdpFeatures::NONE);
+        patient.drivers.insert("lan0".into(), none);
+        finds(&said(&patient, "driver"), State::Note, "generic XDP");
+        patient.config.redirect.xdp = XdpChoice::Native;
+        finds(
+            &said(&patient, "driver"),
+            State::Wrong,
+            "lan0: the driver runs no XDP programs",
+        );
+        patient.drivers.insert("lan0".into(), None);
+        finds(&said(&patient, "driver"), State::Note, "does not tell");
+    });
 }
 
 #[test]

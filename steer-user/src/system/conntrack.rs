@@ -220,7 +220,7 @@ fn request(kind: u16, flags: u16, family: Option<Family>, bits: Mark, compared: 
 }
 
 /// The first message's type and payload, and what follows it.
-fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(super) fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let payload = bytes.get(HEADER..length)?;
@@ -256,7 +256,7 @@ fn tcp_state(value: &[u8]) -> Option<u8> {
 }
 
 /// The value of the attribute of this kind among nested ones.
-fn inside(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn inside(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     Attributes(bytes)
         .flatten()
         .find_map(|(kind, value)| (kind == wanted).then_some(value))

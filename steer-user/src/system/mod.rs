@@ -32,6 +32,7 @@ mod sysctl;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod xdp;
 
 use std::{
     fmt,
