@@ -169,8 +169,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// What is asked about.
 enum Subject {
     Flow(Flow),
-    /// Queries for a name.
-    Name(String),
+    /// A client's queries for a name.
+    Name(String, Option<IpAddr>),
 }
 
 /// What holds where a line does not say otherwise.
@@ -198,7 +198,7 @@ impl Asked {
         if name.contains('*') || name.parse::<Pattern>().is_err() {
             bail!("{text:?} is neither an address nor a name");
         }
-        Ok(Subject::Name(name.to_ascii_lowercase()))
+        Ok(Subject::Name(name.to_ascii_lowercase(), self.source))
     }
 
     /// `ADDRESS [PROTOCOL PORT [SOURCE]]` or `NAME`; none for a line of blanks.
@@ -244,7 +244,7 @@ impl<W: Write> Printer<W> {
     fn print_any(&mut self, plan: &Plan, subject: &Subject) -> anyhow::Result<()> {
         match subject {
             Subject::Flow(flow) => self.print(plan, flow),
-            Subject::Name(name) => self.print_name(plan, name),
+            Subject::Name(name, client) => self.print_name(plan, name, *client),
         }
     }
 
@@ -275,8 +275,13 @@ impl<W: Write> Printer<W> {
         flows.collect()
     }
 
-    fn print_name(&mut self, plan: &Plan, name: &str) -> anyhow::Result<()> {
-        let verdict = plan.decide_name(name);
+    fn print_name(
+        &mut self,
+        plan: &Plan,
+        name: &str,
+        client: Option<IpAddr>,
+    ) -> anyhow::Result<()> {
+        let verdict = plan.decide_name(name, client);
         let matched = match &verdict {
             NameVerdict::Steer(matched) => Some(matched),
             _ => None,

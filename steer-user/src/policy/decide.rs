@@ -182,7 +182,8 @@ pub(super) fn source_kind(plan: &Plan, source: IpAddr) -> u16 {
     value(plan, SRC4, SRC6, source)
 }
 
-fn source_passes(plan: &Plan, source: IpAddr) -> Option<Pass> {
+/// Why nothing of a source is steered, if that is so.
+pub(super) fn source_passes(plan: &Plan, source: IpAddr) -> Option<Pass> {
     let kind = source_kind(plan, source);
     if kind == SourceKind::LeftOut as u16 {
         return longest(&plan.site.left_out, source).map(Pass::SourceLeftOut);
@@ -250,7 +251,7 @@ fn prefixes<'a>(plan: &'a Plan, class: &Class) -> &'a [IpNet] {
     }
 }
 
-fn longest(prefixes: &[IpNet], address: IpAddr) -> Option<IpNet> {
+pub(super) fn longest(prefixes: &[IpNet], address: IpAddr) -> Option<IpNet> {
     let covering = prefixes.iter().filter(|prefix| prefix.contains(&address));
     covering.max_by_key(|prefix| prefix.prefix_len()).copied()
 }

@@ -128,9 +128,10 @@ impl Plan {
         decide::is_known(self, address)
     }
 
-    /// What happens to a query for a name, by the tables of this plan.
-    pub fn decide_name(&self, name: &str) -> NameVerdict<'_> {
-        names::verdict(self, name)
+    /// What happens to a client's query for a name, by the tables of this plan; `None`: some client
+    /// whose queries are steered.
+    pub fn decide_name(&self, name: &str, client: Option<IpAddr>) -> NameVerdict<'_> {
+        names::verdict(self, name, client)
     }
 
     /// The names for the kernel; empty when no query is touched.

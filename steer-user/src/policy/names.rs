@@ -3,12 +3,13 @@
 //! A name that several sets have belongs to the most specific pattern, then to the higher category,
 //! then to the lower id. Names that the operator excludes are left alone whatever else matches.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
+use ipnet::IpNet;
 use steer_common::names::{Aim, EXCLUDED, LEARN, NameClaim, NameTable, Pattern, REWRITE};
 
 use super::{
-    Class, ClassLabel, Plan, PlanError,
+    Class, ClassLabel, Pass, Plan, PlanError, decide,
     want::{Want, id, rank},
 };
 use crate::{
@@ -34,6 +35,10 @@ pub enum NameVerdict<'a> {
     Excluded(&'a str),
     /// It is of a class whose queries the operator leaves alone.
     Left(NameMatch<'a>),
+    /// The client's queries are left alone, because of this prefix.
+    ClientLeft(IpNet),
+    /// The client is none of the LAN's, or left out.
+    NoClient(Pass),
     /// No selected set or list has it.
     NotListed,
     /// No query is touched at all.
@@ -105,9 +110,16 @@ fn listed<'a>(feed: &'a Feed, select: &'a Selection, label: &ClassLabel) -> &'a 
 }
 
 /// By the kernel's own table.
-pub(super) fn verdict<'a>(plan: &'a Plan, name: &str) -> NameVerdict<'a> {
+pub(super) fn verdict<'a>(plan: &'a Plan, name: &str, client: Option<IpAddr>) -> NameVerdict<'a> {
     if !plan.names.steer {
         return NameVerdict::Off;
+    }
+    if let Some(pass) = client.and_then(|it| decide::source_passes(plan, it)) {
+        return NameVerdict::NoClient(pass);
+    }
+    let left = client.and_then(|it| decide::longest(&plan.site.queries_left, it));
+    if let Some(prefix) = left {
+        return NameVerdict::ClientLeft(prefix);
     }
     let Some(action) = plan.names.table.find(name) else {
         return NameVerdict::NotListed;
@@ -146,6 +158,8 @@ impl fmt::Display for NameVerdict<'_> {
                     class.label, class.category, matched.pattern
                 )
             }
+            Self::ClientLeft(prefix) => write!(f, "leave_queries_of of a LAN has {prefix}"),
+            Self::NoClient(pass) => pass.fmt(f),
             Self::NotListed => f.write_str("no selected endpoint set or list has this name"),
             Self::Off => f.write_str(
                 "no query is touched: no breakout has resolvers, or [dns] queries is \"leave\"",

@@ -209,7 +209,7 @@ fn names_are_decided_by_sets_and_lists_and_the_operator_s_word_beats_both() {
             };
         })
     };
-    let decide = |plan: &Plan, name: &str| match plan.decide_name(name) {
+    let decide = |plan: &Plan, name: &str| match plan.decide_name(name, None) {
         NameVerdict::Steer(it) => format!("{} {} {}", it.class.label, it.pattern, it.learns),
         other => other.to_string(),
     };
@@ -236,7 +236,10 @@ fn names_are_decided_by_sets_and_lists_and_the_operator_s_word_beats_both() {
         "no selected endpoint set or list has this name"
     );
     let off = plan(false, true);
-    assert_eq!(off.decide_name("outlook.office.com"), NameVerdict::Off);
+    assert_eq!(
+        off.decide_name("outlook.office.com", None),
+        NameVerdict::Off
+    );
     assert!(off.names().is_empty());
 }
 
@@ -274,6 +277,39 @@ fn only_clients_that_are_not_left_out_are_steered() {
     assert_passes(&plan, &from("192.0.2.7", "52.96.1.1"), foreign);
     let router = "this is an address of the router itself";
     assert_passes(&plan, &flow("52.96.0.9", TCP, 443), router);
+}
+
+#[test]
+fn queries_are_steered_of_clients_whose_queries_are_not_left_alone() {
+    let plan = builtin(|select, site| {
+        select.names.steer = true;
+        site.clients = Some(vec!["10.0.0.0/8".parse().unwrap()]);
+        site.left_out = vec!["10.1.0.0/16".parse().unwrap()];
+        site.queries_left = vec!["10.2.0.0/15".parse().unwrap()];
+    });
+    let word = |client: &str| {
+        let client = client.parse().unwrap();
+        plan.decide_name("outlook.office.com", Some(client))
+            .to_string()
+    };
+    assert!(
+        word("10.0.0.1").starts_with("set 1 "),
+        "{}",
+        word("10.0.0.1")
+    );
+    assert_eq!(
+        word("10.3.0.1"),
+        "leave_queries_of of a LAN has 10.2.0.0/15"
+    );
+    assert_eq!(word("10.1.0.1"), "exclude_sources of a LAN has 10.1.0.0/16");
+    let nobody = "the source is not among the clients of a LAN";
+    assert_eq!(word("192.0.2.7"), nobody);
+    assert_steers(
+        &plan,
+        &from("10.3.0.1", "52.96.1.1"),
+        "set 1",
+        "52.96.0.0/14",
+    );
 }
 
 #[test]
@@ -567,7 +603,8 @@ fn names_of_a_list_go_to_the_resolver_and_teach_where_there_are_no_prefixes() {
         })
     };
     let words = |plan: &Plan| {
-        ["a.crm.example", "cdn.example", "b.example"].map(|it| plan.decide_name(it).to_string())
+        ["a.crm.example", "cdn.example", "b.example"]
+            .map(|it| plan.decide_name(it, None).to_string())
     };
     let learns = "; the addresses of the answer are steered, too";
     let nobody = "no selected endpoint set or list has this name".to_owned();
@@ -810,7 +847,7 @@ fn queries_of_left_classes_are_left_alone_unless_another_class_is_more_specific(
             }];
         })
     };
-    let word = |plan: &Plan, name: &str| match plan.decide_name(name) {
+    let word = |plan: &Plan, name: &str| match plan.decide_name(name, None) {
         NameVerdict::Steer(_) => "steer",
         NameVerdict::Left(_) => "left",
         _ => "other",
