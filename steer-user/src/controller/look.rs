@@ -16,6 +16,7 @@ use crate::{
         delegated::Delegations,
         facts::{self, Facts, Keeper, Link, Neighbour, Reachability},
         gateway,
+        xdp::XdpFeatures,
     },
 };
 
@@ -56,17 +57,25 @@ pub enum Sends {
 }
 
 impl Sends {
-    /// By the kind of device; `None` is hardware, or not there yet.
     fn of(link: &Link) -> Self {
         if link.mac.is_none() {
             return Self::Nothing;
         }
-        match link.kind.as_deref() {
-            // None of these has `ndo_xdp_xmit`: what native XDP redirects to them is lost.
+        Self::of_kind(link.kind.as_deref(), || XdpFeatures::of(link.index))
+    }
+
+    /// By the kind of device, `None` for hardware, whose driver is asked: some take no frames, others
+    /// only beside a program of their own. What they do not take is lost (`dev_map_enqueue`).
+    fn of_kind(kind: Option<&str>, driver: impl FnOnce() -> Option<XdpFeatures>) -> Self {
+        match kind {
+            // None of these has `ndo_xdp_xmit`.
             Some(
                 kind @ ("vlan" | "bridge" | "vxlan" | "geneve" | "gretap" | "ip6gretap" | "macvlan"
                 | "dummy" | "team"),
             ) => Self::GenericOnly(kind.to_owned()),
+            None if driver().is_some_and(|it| !it.takes_frames()) => {
+                Self::GenericOnly("network card".into())
+            }
             _ => Self::Any,
         }
     }
@@ -419,7 +428,10 @@ async fn look_at_breakout(
             ifindex: link.index,
             bare_ip: link.mac.is_none(),
         }),
-        sends: link.map_or(Sends::Any, Sends::of),
+        sends: match link {
+            Some(link) if config.mode == Mode::Redirect => Sends::of(link),
+            _ => Sends::Any,
+        },
         delegated,
         hops,
         gateway: via4.map(describe),
@@ -550,7 +562,7 @@ fn trouble(
             )
         });
     }
-    if mode == Mode::Redirect && Sends::of(link) == Sends::Nothing {
+    if mode == Mode::Redirect && link.mac.is_none() {
         return Some(format!(
             "{name} carries IP packets without Ethernet headers, which redirect mode cannot send: use \
              mode = \"mark\""
@@ -562,4 +574,23 @@ fn trouble(
         ));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn native_xdp_sends_where_the_driver_takes_frames_or_does_not_tell() {
+        let card = |features| Sends::of_kind(None, || features);
+        let nothing = XdpFeatures::NONE;
+        assert_eq!(
+            card(Some(nothing)),
+            Sends::GenericOnly("network card".into())
+        );
+        assert_eq!(card(Some(XdpFeatures::ALL)), Sends::Any);
+        assert_eq!(card(None), Sends::Any);
+        // A veth's depend on its peer's at the moment, and are not asked for.
+        assert_eq!(Sends::of_kind(Some("veth"), || Some(nothing)), Sends::Any);
+    }
 }

@@ -26,6 +26,9 @@ impl XdpFeatures {
     /// Nothing at all: only generic XDP is possible.
     #[cfg(test)]
     pub const NONE: Self = Self(0);
+    /// Everything.
+    #[cfg(test)]
+    pub const ALL: Self = Self(u64::MAX);
 
     /// Of a device of the calling thread's network namespace. None where the kernel does not tell.
     pub fn of(index: u32) -> Option<Self> {
