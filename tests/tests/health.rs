@@ -327,6 +327,13 @@ fn a_link_that_flaps_is_taken_back_once_and_then_held_back() {
         let note = said["notes"][0].as_str().unwrap();
         assert!(note.contains("answers again"), "{said:#}");
     }
+    // It has answered often enough; the hold alone is between it and new flows.
+    let held = |status: &Value| {
+        let note = status["breakouts"][0]["notes"][0].as_str();
+        note.is_some_and(|note| note.contains("after 0 more good rounds"))
+    };
+    let status = steer.wait_for("only the hold is left", held).unwrap();
+    assert_eq!(status["breakouts"][0]["state"], "down", "{status:#}");
     assert_new_flows_take(&lab, Path::Backbone);
     let ups = steer
         .whole_log()
