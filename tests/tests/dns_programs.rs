@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
     abi::{Choice, FamilyTable, PathTable, STEERING},
-    dns::{DnsEvent, DnsTable, NAME_BUDGET, REWRITING, SHARED},
+    dns::{DnsEvent, DnsTable, Learned, NAME_BUDGET, REWRITING, SECOND, SHARED},
     mark,
     names::{NameTable, WholeName},
 };
@@ -21,7 +21,7 @@ use steer_tests::{
     },
     testrun::Variant,
 };
-use steer_user::datapath::{Lesson, Mode};
+use steer_user::datapath::{Lesson, Mode, monotonic_ns};
 
 /// The verifier gives up at 1,000,000 instructions; growth has to be somebody's decision.
 const QUERY_BUDGET: u32 = 60_000;
@@ -327,6 +327,19 @@ fn an_answer_teaches_its_public_addresses_and_the_first_packet_there_is_steered(
         mark::Bits::DEFAULT.with_wish(0, PATH)
     );
     assert_eq!(marked(&mut bench, 25), 0, "the class's ports apply");
+    // Flows keep an address alive; one that has expired is somebody else's by now.
+    let address = expected[0];
+    let near_its_end = monotonic_ns() + 10 * SECOND;
+    for (expires, steered) in [(near_its_end, true), (1, false)] {
+        let value = Learned {
+            expires,
+            ..entry.value
+        };
+        bench.maps().insert_learned(address, &value).unwrap();
+        assert_eq!(marked(&mut bench, 443) != 0, steered, "{expires}");
+        let after = bench.maps().learned_address(address).unwrap().expires;
+        assert_eq!(after > expires, steered, "{expires}");
+    }
 }
 
 #[test]
@@ -392,8 +405,7 @@ fn an_answer_over_tcp_teaches_what_one_over_udp_does() {
         assert_eq!(lessons.teach(&lesson, b, 60).unwrap(), DnsEvent::Learned);
         assert_eq!(lessons.teach(&lesson, b, 60).unwrap(), DnsEvent::Refreshed);
         let [udp, tcp] = [a, b].map(|it| bench.maps().learned_address(it).unwrap());
-        let same =
-            |it: steer_common::dns::Learned| (it.client, it.name, it.life, it.class, it.flags);
+        let same = |it: Learned| (it.client, it.name, it.life, it.class, it.flags);
         assert_eq!(same(tcp), same(udp), "{name}");
         // One was spent by the kernel's program, and one here.
         for more in 2..NAME_BUDGET {
