@@ -96,8 +96,12 @@ const INTERVAL: Duration = Duration::from_hours(1);
 const TIMEOUT: Duration = Duration::from_mins(1);
 const REMOVAL_DELAY: Duration = Duration::from_hours(30 * 24);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
-/// The Optimize sets of Worldwide.
-const REQUIRED: [u16; 3] = [1, 11, 31];
+/// The Optimize sets of Worldwide, and whose they are.
+const REQUIRED: [(u16, ServiceArea); 3] = [
+    (1, ServiceArea::Exchange),
+    (11, ServiceArea::Skype),
+    (31, ServiceArea::SharePoint),
+];
 const YEAR: Duration = Duration::from_hours(366 * 24);
 
 impl Checker<'_> {
@@ -198,7 +202,7 @@ impl Checker<'_> {
         };
         let rules = Rules {
             policy,
-            guards: self.guards(raw.guards, instance),
+            guards: self.guards(raw.guards, instance, &service.areas),
             removal_delay: period(self, raw.removal_delay, Duration::ZERO, REMOVAL_DELAY),
             keep: usize::from(self.number_or(raw.keep, 1..=1000, 20)),
             hooks: Hooks {
@@ -222,9 +226,14 @@ impl Checker<'_> {
         }
     }
 
-    fn guards(&mut self, raw: RawGuards, instance: Instance) -> Guards {
+    /// `areas`: those that are asked for, none for all.
+    fn guards(&mut self, raw: RawGuards, instance: Instance, areas: &[ServiceArea]) -> Guards {
+        let asked_for = |area: &ServiceArea| areas.is_empty() || areas.contains(area);
         let required = match raw.required_sets {
-            None if instance == Instance::Worldwide => REQUIRED.map(SetId).into(),
+            None if instance == Instance::Worldwide => {
+                let there = REQUIRED.iter().filter(|(_, area)| asked_for(area));
+                there.map(|(id, _)| SetId(*id)).collect()
+            }
             None => [].into(),
             Some(list) => {
                 let ids = list

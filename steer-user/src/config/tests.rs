@@ -542,6 +542,20 @@ proptest! {
 }
 
 #[test]
+fn a_list_must_have_the_sets_of_the_areas_that_are_asked_for() {
+    let required = |feed: &str| -> Vec<u16> {
+        let text = format!("{GOOD}[feed]\n{feed}\n");
+        let config = Config::parse("test", &text).unwrap();
+        let ids = config.feed.rules.guards.required.iter();
+        ids.map(|id| id.0).collect()
+    };
+    assert_eq!(required(""), [1, 11, 31]);
+    assert_eq!(required("areas = [\"skype\", \"common\"]"), [11]);
+    let own = "areas = [\"skype\"]\nguards = { required_sets = [1] }";
+    assert_eq!(required(own), [1]);
+}
+
+#[test]
 fn queries_over_tcp_are_read_where_queries_are_steered_at_all() {
     let config = |resolvers: &str, tcp: &str| {
         let text = format!(

@@ -64,8 +64,9 @@ impl Controller {
             return Err(ControllerError::NeedsRestart { what });
         }
         self.path_ids.check(&config)?;
-        let (feed, keeper) = feed::open(&config)?;
         let view = look(&self.kernel, &config, &[]).await?;
+        // From here to the new task nothing waits, so that the old one changes nothing on disk meanwhile.
+        let (feed, keeper) = feed::open(&config)?;
         let plan = compile(&feed, &config, &view, self.registry.get_mut())?;
         let before = self.plan.size();
         let changes = self.config.written.changes(&config.written);

@@ -386,17 +386,15 @@ impl Keeper {
         };
         let version = waiting.key.version;
         let text = format!("version {version} is held back: {}", reasons.join("; "));
+        let remedy = if can_be_approved {
+            "; `steer endpoints approve` applies it"
+        } else {
+            ""
+        };
         if waiting.reasons != reasons {
             waiting.reasons = reasons;
             waiting.can_be_approved = can_be_approved;
-            warn!(
-                "{text}. The list in use stays{}",
-                if can_be_approved {
-                    "; `steer endpoints approve` applies it"
-                } else {
-                    ""
-                }
-            );
+            warn!("{text}. The list in use stays{remedy}");
             let why = waiting.reasons.join("; ");
             let entry = self.entry(
                 &By {
@@ -407,9 +405,9 @@ impl Keeper {
                 version.to_string(),
             );
             state.last = Some(entry);
-            self.store.save(state)?;
         }
-        Ok(Outcome::Held(text))
+        self.store.save(state)?;
+        Ok(Outcome::Held(text + remedy))
     }
 
     /// Applies the list that is held back, whatever policy and guards say; not what is never to be.
